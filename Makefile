@@ -1,0 +1,48 @@
+# Everything a user or CI does, by name. `make demo` and `make test` need only Python 3.11+ and make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+READY   = $(VENV)/.ready
+
+.PHONY: setup demo test e2e lint type format bench ci clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: $(READY)  ## a virtual environment with everything, at the pinned versions
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("saectl needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+demo: setup  ## text -> activations -> SAEs -> metrics -> release, on the embedded model
+	$(BIN)/saectl run sweeps/tiny.yaml
+
+test: setup  ## the whole test suite
+	$(BIN)/python -m pytest
+
+e2e: setup  ## only the tests that run the real command
+	$(BIN)/python -m pytest tests/e2e
+
+lint: setup  ## ruff: errors and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup  ## mypy, strict
+	$(BIN)/mypy
+
+format: setup  ## ruff: mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## ratios against raw tools, on this machine
+	$(BIN)/python bench/store.py
+
+ci: lint type test  ## what continuous integration runs
+
+clean:  ## remove what make made
+	rm -rf $(VENV) store .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,69 @@
+"""The arguments and flags that verbs share, said once. No flag repeats a field of the spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SpecFile = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="SPEC",
+        show_default=False,
+        help="A sweep file, or the name of one that ships (sweeps/tiny.yaml).",
+    ),
+]
+Store = Annotated[
+    Path,
+    typer.Option(
+        "--store",
+        envvar="SAECTL_STORE",
+        metavar="DIR",
+        help="The workspace.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        show_default=False,
+        help="Read this model instead: a preset, a hub id, or a local folder. "
+        "Without SPEC: the sweep that ships for it.",
+    ),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="A.B=V",
+        show_default=False,
+        help="Set a field of the spec; repeatable.",
+    ),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="GLOB",
+        show_default=False,
+        help="Only stages whose kind, name or key match; repeatable.",
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Do the chosen stages again.")]
+ForceDownstream = Annotated[
+    bool,
+    typer.Option("--force-downstream", help="Do them and all that depends on them again."),
+]
+KeepGoing = Annotated[
+    bool, typer.Option("--keep-going", "-k", help="After a failure, go on with what can go on.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Only show the plan.")]
+All = Annotated[bool, typer.Option("--all", help="Every sweep of the workspace.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Go on where saectl would ask or refuse.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable, versioned output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks and debug notes.")]
+DEFAULT_STORE = Path("store")

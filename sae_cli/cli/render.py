@@ -1,0 +1,107 @@
+"""Tables for people on stdout, in colour on a terminal and plain elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from sae_cli.plan.reason import Row
+from sae_cli.report.results import SaeRow
+
+_COLOURS = {
+    "run": "yellow",
+    "skip": "dim",
+    "wait": "cyan",
+    "blocked": "red",
+    "done": "green",
+    "skipped": "dim",
+    "failed": "bold red",
+    "running": "cyan",
+    "stale": "yellow",
+    "pending": "yellow",
+    "absent": "dim",
+    "evicted": "dim",
+}
+_NUMBERS = {
+    "L0": ("l0_v1", "{:.1f}"),
+    "FVU": ("fvu.pooled_v1", "{:.4f}"),
+    "cosine": ("cosine_v1", "{:.4f}"),
+    "dead %": ("dead_fraction_v1", "{:.1%}"),
+    "CE clean": ("ce.clean_v1", "{:.3f}"),
+    "spliced": ("ce.spliced_v1", "{:.3f}"),
+    "ablated": ("ce.zero_v1", "{:.3f}"),
+    "CE recovered": ("ce_recovered.zero_v1", "{:.4f}"),
+    "KL": ("kl.spliced_v1", "{:.4f}"),
+}
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()
+) -> None:
+    """Print a table; columns named in `right` are set flush right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for name in columns:
+        shown.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(str(v), style=_COLOURS.get(str(v), "")) for v in row))
+    watched = sys.stdout.isatty()
+    Console(width=None if watched else 220, highlight=False).print(shown)
+
+
+def plan(rows: Sequence[Row]) -> None:
+    """The plan: what happens to each stage, why, and what it takes on disk."""
+    table(
+        ["stage", "name", "key", "action", "reason", "disk"],
+        [
+            (
+                r.stage.kind,
+                r.stage.slug,
+                r.stage.key,
+                r.action,
+                r.reason,
+                "" if r.action == "skip" else size(r.bytes),
+            )
+            for r in rows
+        ],
+        right=["disk"],
+    )
+    todo = [r for r in rows if r.action == "run"]
+    known = [r.bytes for r in todo if r.bytes is not None]
+    counts = {a: sum(r.action == a for r in rows) for a in ("run", "skip", "wait", "blocked")}
+    said = ", ".join(f"{n} {a}" for a, n in counts.items() if n) or "nothing"
+    more = "" if len(known) == len(todo) else " and what is not known yet"
+    print(f"{said}; {size(sum(known))}{more} to write")
+
+
+def results(rows: Sequence[SaeRow]) -> None:
+    """The table that a run ends with: one row per SAE."""
+    cells = []
+    for r in rows:
+        numbers = [
+            "-" if (v := r.metrics.get(name)) is None else form.format(v)
+            for name, form in _NUMBERS.values()
+        ]
+        cells.append((r.model, r.site, r.layer, r.arch, r.width, *numbers))
+    table(
+        ["model", "site", "layer", "arch", "width", *_NUMBERS],
+        cells,
+        right=["layer", "width", *_NUMBERS],
+    )
+
+
+def size(n: int | None) -> str:
+    """Bytes for people, in powers of ten as disks are sold."""
+    if n is None:
+        return "?"
+    value = float(n)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+        value /= 1000
+    raise AssertionError

@@ -1,0 +1,83 @@
+"""From the words of a command line to pinned graphs: which sweeps, in which workspace."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sae_cli.errors import UsageError
+from sae_cli.plan.graph import Graph, build
+from sae_cli.plan.pin import Pins
+from sae_cli.spec import load as loading
+from sae_cli.store.atomic import write_json
+from sae_cli.store.layout import Workspace
+
+RECORD = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A sweep ready to be looked at or run."""
+
+    graph: Graph
+    unpinned: tuple[str, ...]
+    """Hub names whose commit is not known yet; a run will pin them."""
+
+
+def open_sweeps(
+    spec: Path | None,
+    model: str | None,
+    sets: Sequence[str] | None,
+    workspace: Workspace,
+    *,
+    online: bool,
+    every: bool = False,
+) -> list[Opened]:
+    """The sweeps that a command means.
+
+    SPEC names one; `--model` alone means the one that ships for that model; neither (or `--all`)
+    means every sweep the workspace has run. Raises UsageError when that leaves none.
+    """
+    if spec is not None and every:
+        raise UsageError("--all means every sweep of the workspace: leave out SPEC")
+    if spec is not None:
+        paths = [loading.find(spec)]
+    elif model is not None and not every:
+        paths = [loading.preset_sweep(model)]
+    else:
+        paths = recorded(workspace)
+    if not paths:
+        raise UsageError(
+            f"no sweep given, and none was run in {workspace.root}",
+            hint="give a sweep file: saectl run sweeps/tiny.yaml",
+        )
+    return [_open(p, model, sets or (), workspace, online=online) for p in paths]
+
+
+def _open(
+    path: Path, model: str | None, sets: Sequence[str], workspace: Workspace, *, online: bool
+) -> Opened:
+    pins = Pins(workspace.root, online=online)
+    graph = build(pins.apply(loading.load(path, sets, model)))
+    return Opened(graph, tuple(pins.unpinned))
+
+
+def recorded(workspace: Workspace) -> list[Path]:
+    """The sweeps that were run in this workspace, as they were then."""
+    return sorted(workspace.root.glob(f"runs/*/{RECORD}"))
+
+
+def remember(graph: Graph, workspace: Workspace) -> None:
+    """Keep the pinned sweep beside its view, so that it can be named without its file."""
+    sweep = graph.sweep
+    plain = sweep.spec.model_dump(mode="json", exclude_unset=True)
+    plain["data"] = sweep.spec.data.model_dump(mode="json")
+    plain["models"] = {
+        name: model.model_dump(mode="json", exclude_none=True)
+        for name, model in sweep.models.items()
+    }
+    view = workspace.run_dir(sweep.spec.name)
+    view.mkdir(parents=True, exist_ok=True)
+    write_json(view / RECORD, json.loads(json.dumps(plain)))

@@ -1,0 +1,68 @@
+"""`saectl status`: where every stage stands, from disk alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sae_cli.cli import options as o
+from sae_cli.cli import render
+from sae_cli.cli.output import PlanOutput, plan_lines
+from sae_cli.cli.progress import clock
+from sae_cli.cli.session import open_sweeps
+from sae_cli.errors import OK, WORK_FOUND
+from sae_cli.plan.place import folder
+from sae_cli.plan.reason import Row, ago, explain
+from sae_cli.store.layout import Workspace
+from sae_cli.store.status import Status
+
+
+def status(
+    spec: o.SpecFile = None,
+    model: o.Model = None,
+    sets: o.Sets = None,
+    store: o.Store = o.DEFAULT_STORE,
+    every: o.All = False,
+    json: o.Json = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit 3 if there is anything left to do.")
+    ] = False,
+    verbose: o.Verbose = False,
+) -> int:
+    """Where every stage stands: done, running, stale, failed, waiting."""
+    workspace = Workspace(store)
+    work = False
+    for opened in open_sweeps(spec, model, sets, workspace, online=False, every=every):
+        rows = explain(opened.graph, workspace)
+        work = work or any(r.action != "skip" for r in rows)
+        name = opened.graph.sweep.spec.name
+        if json:
+            lines = plan_lines(rows, [str(folder(workspace, r.stage).path) for r in rows])
+            print(
+                PlanOutput(sweep=name, unpinned=opened.unpinned, stages=lines).model_dump_json(
+                    indent=2
+                )
+            )
+            continue
+        done = sum(r.action == "skip" for r in rows)
+        print(f"{name}: {done} of {len(rows)} stages done")
+        render.table(
+            ["stage", "name", "key", "status", ""],
+            [(r.stage.kind, r.stage.slug, r.stage.key, r.state.status, _detail(r)) for r in rows],
+        )
+    return WORK_FOUND if check and work else OK
+
+
+def _detail(row: Row) -> str:
+    state = row.state
+    step = "" if state.step is None else f"{state.step:,}/{state.total:,}  "
+    if state.status is Status.DONE and state.done is not None:
+        return f"{ago(state.age)}, took {clock(state.done.seconds)}"
+    if state.status is Status.RUNNING:
+        return f"{step}on {state.host} pid {state.pid}, heard of {ago(state.age)}"
+    if state.status is Status.STALE:
+        return f"{step}{state.host} pid {state.pid} is gone; the next run takes over"
+    if state.status is Status.FAILED:
+        return f"{state.cause}  (log: {state.log})"
+    return row.reason if row.action != "run" else ""

@@ -1,0 +1,1 @@
+"""The language model that is read: loading it, feeding it text, tapping it, editing it."""

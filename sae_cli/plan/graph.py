@@ -1,0 +1,184 @@
+"""A sweep to its stages: each with the key that names its result, and the stages it reads."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from sae_cli.errors import UsageError
+from sae_cli.spec.base import identity
+from sae_cli.spec.load import Sweep
+from sae_cli.spec.matrix import Cell
+from sae_cli.spec.presets import ModelFacts
+from sae_cli.spec.problems import closest
+from sae_cli.spec.stages import ModelSpec, Train
+from sae_cli.spec.work import (
+    KINDS,
+    VERSIONS,
+    CacheWork,
+    EvalWork,
+    Kind,
+    ReleaseWork,
+    TokensWork,
+    TrainWork,
+    Work,
+)
+from sae_cli.store.key import key_of, slug
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One unit of work. Two stages with the same key have the same result."""
+
+    kind: Kind
+    slug: str
+    key: str
+    work: Work
+    deps: Mapping[str, Stage]
+    facts: ModelFacts | None = None
+
+    @property
+    def name(self) -> str:
+        """`kind/slug-key`, as its folder is called."""
+        return f"{self.kind}/{self.slug}-{self.key}"
+
+
+@dataclass
+class Graph:
+    """All stages of a sweep, in an order in which they can run."""
+
+    sweep: Sweep
+    stages: list[Stage] = field(default_factory=list)
+    cells: list[tuple[Cell, Stage]] = field(default_factory=list)
+    """Each cell with the stage that trains it."""
+
+    def of(self, *kinds: Kind) -> list[Stage]:
+        """The stages of some kinds."""
+        return [s for s in self.stages if s.kind in kinds]
+
+    def dependants(self, stage: Stage) -> list[Stage]:
+        """The stages that read `stage` directly."""
+        return [s for s in self.stages if any(d.key == stage.key for d in s.deps.values())]
+
+    def select(self, globs: Iterable[str]) -> list[Stage]:
+        """Stages whose `kind/slug-key`, slug, kind or key match any glob.
+
+        Raises UsageError for a glob that matches nothing: silence would look like success.
+        """
+        chosen: dict[str, Stage] = {}
+        for glob in globs:
+            found = [s for s in self.stages if matches(s, glob)]
+            if not found:
+                names = [n for s in self.stages for n in (s.slug, s.key, s.name)]
+                guess = closest(glob, names)
+                raise UsageError(
+                    f"--only {glob}: matches no stage of {self.sweep.spec.name}"
+                    + (f"  did you mean '{guess}'?" if guess else ""),
+                    hint="saectl plan lists them",
+                )
+            chosen.update({s.name: s for s in found})
+        return [s for s in self.stages if s.name in chosen]
+
+    def upstream(self, stages: Iterable[Stage]) -> list[Stage]:
+        """`stages` and everything they need, in order."""
+        wanted: set[str] = set()
+
+        def visit(stage: Stage) -> None:
+            if stage.name not in wanted:
+                wanted.add(stage.name)
+                for dep in stage.deps.values():
+                    visit(dep)
+
+        for s in stages:
+            visit(s)
+        return [s for s in self.stages if s.name in wanted]
+
+
+def matches(stage: Stage, glob: str) -> bool:
+    """Whether a glob names this stage."""
+    names = (stage.name, f"{stage.kind}/{stage.slug}", stage.slug, stage.kind, stage.key)
+    return any(fnmatch.fnmatchcase(n, glob) for n in names)
+
+
+def build(sweep: Sweep) -> Graph:
+    """The stages of a pinned sweep."""
+    spec = sweep.spec
+    graph = Graph(sweep)
+    made: dict[tuple[Kind, str], Stage] = {}
+
+    def stage(
+        kind: Kind, name: str, work: Work, deps: Mapping[str, Stage], facts: ModelFacts | None
+    ) -> Stage:
+        key = key_of(
+            kind, VERSIONS[kind], identity(work), {role: d.key for role, d in deps.items()}
+        )
+        return made.setdefault((kind, key), Stage(kind, slug(name), key, work, deps, facts))
+
+    def tokens(model: ModelSpec, facts: ModelFacts | None) -> Stage:
+        reader = model.model_copy(update={"dtype": "float32", "attn_implementation": "sdpa"})
+        name = f"{model_slug(model)}.c{spec.data.context}.{amount(spec.data.tokens)}"
+        return stage("tokens", name, TokensWork(model=reader, data=spec.data), {}, facts)
+
+    evals: dict[str, Stage] = {}
+    for cell in sweep.cells:
+        model, facts = sweep.models[cell.model], sweep.facts[cell.model]
+        text = tokens(model, facts)
+        place = f"{model_slug(model)}.L{cell.layer}.{cell.site}"
+        capture = CacheWork(model=model, layer=cell.layer, site=cell.site, cache=spec.cache)
+        cache = stage("cache", place, capture, {"tokens": text}, facts)
+        name = f"{place}.{train_slug(cell.train)}"
+        work = TrainWork(train=cell.train, wandb=spec.wandb)
+        train = stage("train", name, work, {"cache": cache, "tokens": text}, facts)
+        score = stage(
+            "eval",
+            name,
+            EvalWork(eval=spec.eval),
+            {"train": train, "cache": cache, "tokens": text},
+            facts,
+        )
+        evals[score.key] = score
+        graph.cells.append((cell, train))
+    release_deps: dict[str, Stage] = {}
+    for score in evals.values():
+        for role in ("train", "cache", "tokens"):
+            release_deps[f"{role}/{score.key}"] = score.deps[role]
+        release_deps[f"eval/{score.key}"] = score
+    stage(
+        "release", spec.name, ReleaseWork(name=spec.name, release=spec.release), release_deps, None
+    )
+    graph.stages = sorted(_unique(made), key=lambda s: KINDS.index(s.kind))
+    return graph
+
+
+def _unique(made: Mapping[tuple[Kind, str], Stage]) -> Iterator[Stage]:
+    yield from made.values()
+
+
+def model_slug(model: ModelSpec) -> str:
+    """A model's name as it stands in folder names."""
+    if model.builtin is not None:
+        return model.builtin
+    name = model.hf or model.path or ""
+    return slug(name.rstrip("/").rsplit("/", 1)[-1].lower())
+
+
+def train_slug(train: Train) -> str:
+    """An SAE's name within its site: architecture, width, sparsity, and what is unusual."""
+    label, sparsity = {"topk": ("k", "k"), "relu_l1": ("l1_", "l1"), "jumprelu": ("l0_", "l0")}[
+        train.arch
+    ]
+    parts = [train.arch, f"w{train.width}", f"{label}{getattr(train, sparsity):g}"]
+    if train.lr is not None:
+        parts.append(f"lr{train.lr:g}")
+    if train.seed:
+        parts.append(f"s{train.seed}")
+    return ".".join(parts)
+
+
+def amount(n: int) -> str:
+    """A token count for people: 400k, 50M."""
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if n >= size:
+            return f"{n / size:.4g}{unit}"
+    return str(n)

@@ -1,0 +1,84 @@
+"""Stages to jobs: what shares a forward is done in one.
+
+A job is a list of stages of one kind that one process does together. Joining stages never changes
+a result, only its cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sae_cli.plan.graph import Stage
+from sae_cli.spec.base import identity
+from sae_cli.spec.presets import ModelFacts
+from sae_cli.spec.work import CacheWork, EvalWork, TokensWork, TrainWork
+from sae_cli.store.key import canonical
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_TOKEN_BYTES = 4 + 8 + 4 + 1  # id, document, position, reasons
+
+
+@dataclass(frozen=True)
+class Job:
+    """Stages that run together, in one process."""
+
+    stages: tuple[Stage, ...]
+
+
+def coalesce(stages: Sequence[Stage]) -> list[Job]:
+    """Jobs for `stages`, in order.
+
+    The sites of one model and text share their forwards, and so do the evaluations of one site.
+    """
+    groups: dict[str, list[Stage]] = {}
+    for stage in stages:
+        groups.setdefault(_shared(stage), []).append(stage)
+    return [Job(tuple(group)) for group in groups.values()]
+
+
+def _shared(stage: Stage) -> str:
+    """A text that is equal for stages that can share their forwards."""
+    work = stage.work
+    if isinstance(work, CacheWork):
+        parts = {"model": identity(work.model), "cache": identity(work.cache)}
+        return canonical({"tokens": stage.deps["tokens"].key, **parts})
+    if isinstance(work, EvalWork):
+        return canonical({"site": stage.deps["cache"].key, "eval": identity(work.eval)})
+    return stage.name
+
+
+def disk_bytes(stage: Stage) -> int | None:
+    """Bytes that a stage's result takes, small records apart; None where sizes are not known."""
+    work = stage.work
+    if isinstance(work, TokensWork):
+        return (_rows(work) + _heldout_rows(work)) * _TOKEN_BYTES
+    if isinstance(work, CacheWork):
+        source = stage.deps["tokens"].work
+        assert isinstance(source, TokensWork)
+        if stage.facts is None:
+            return None
+        return _rows(source) * (stage.facts.d_in(work.site) * _BYTES[work.cache.dtype] + 1)
+    if isinstance(work, TrainWork):
+        capture = stage.deps["cache"].work
+        assert isinstance(capture, CacheWork) and work.train.width is not None
+        if stage.facts is None:
+            return None
+        return _sae_bytes(stage.facts, capture, work.train.width)
+    if stage.kind == "release":
+        sizes = [disk_bytes(d) for d in stage.deps.values() if d.kind == "train"]
+        return None if None in sizes else sum(s for s in sizes if s is not None)
+    return 0
+
+
+def _rows(work: TokensWork) -> int:
+    return -(-work.data.tokens // work.data.context) * work.data.context
+
+
+def _heldout_rows(work: TokensWork) -> int:
+    return -(-work.data.heldout_tokens // work.data.context) * work.data.context
+
+
+def _sae_bytes(facts: ModelFacts, capture: CacheWork, width: int) -> int:
+    d_in = facts.d_in(capture.site)
+    return 4 * (2 * d_in * width + 2 * width + d_in)

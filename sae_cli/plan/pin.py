@@ -1,0 +1,174 @@
+"""Pins what a name stands for: a hub revision to its commit, local files to their digest.
+
+Pins enter the keys, so a moved branch or an edited file is new work and never a silent mixture.
+Offline, a hub name resolves through the workspace's earlier pins or the hub's local cache; a name
+that resolves through neither stays unpinned in a plan, and is pinned, or refused, by a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from sae_cli.errors import DataError
+from sae_cli.spec.load import Sweep
+from sae_cli.spec.models import cached_snapshot
+from sae_cli.spec.stages import ModelSpec, Source
+from sae_cli.store.atomic import write_json
+
+_MEMO_FROM = 64 * 2**20
+
+
+class Pins:
+    """The pins of one workspace, kept in `pins.json`."""
+
+    def __init__(self, root: Path, *, online: bool) -> None:
+        self._file = root / "pins.json"
+        self._online = online
+        self._pins: dict[str, str] = (
+            json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
+        )
+        self._fresh = False
+        self.unpinned: list[str] = []
+
+    def apply(self, sweep: Sweep) -> Sweep:
+        """`sweep` with every model and source pinned as far as can be.
+
+        Raises ModelError or DataError when online is asked for and the hub can't be reached.
+        """
+        models = {name: self._model(m) for name, m in sweep.models.items()}
+        sources = tuple(self._source(s) for s in sweep.spec.data.sources)
+        data = sweep.spec.data.model_copy(update={"sources": sources})
+        if self._fresh:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._file, dict(sorted(self._pins.items())))
+        return replace(sweep, models=models, spec=sweep.spec.model_copy(update={"data": data}))
+
+    def _model(self, model: ModelSpec) -> ModelSpec:
+        if model.builtin is not None:
+            from sae_cli.lm.tiny import folder
+
+            return model.model_copy(update={"digest": digest(folder())})
+        if model.path is not None:
+            path = Path(model.path).expanduser().absolute()
+            found = _unchanged(path, model.digest)
+            return model.model_copy(update={"path": str(path), "digest": found})
+        assert model.hf is not None
+        return model.model_copy(
+            update={"revision": self._commit("model", model.hf, model.revision)}
+        )
+
+    def _source(self, source: Source) -> Source:
+        if source.builtin is not None:
+            return source.model_copy(update={"digest": _text_digest()})
+        if source.path is not None:
+            path = Path(source.path).expanduser().absolute()
+            found = _unchanged(path, source.digest)
+            return source.model_copy(update={"path": str(path), "digest": found})
+        assert source.hf is not None
+        return source.model_copy(
+            update={"revision": self._commit("dataset", source.hf, source.revision)}
+        )
+
+    def _commit(
+        self, kind: Literal["model", "dataset"], repo: str, revision: str | None
+    ) -> str | None:
+        if revision is not None and len(revision) == 40:
+            return revision
+        name = f"{kind}:{repo}@{revision or 'main'}"
+        if name not in self._pins:
+            commit = None
+            if kind == "model":
+                snapshot = cached_snapshot(repo, revision)
+                commit = snapshot.name if snapshot else None
+            if commit is None and self._online:
+                commit = _ask_hub(kind, repo, revision)
+            if commit is None:
+                self.unpinned.append(name)
+                return revision
+            self._pins[name] = commit
+            self._fresh = self._online
+        return self._pins[name]
+
+
+def _ask_hub(kind: Literal["model", "dataset"], repo: str, revision: str | None) -> str:
+    from sae_cli.lm.hub import ask, commit_of
+    from sae_cli.lm.refusal import dataset_refusal, model_refusal
+
+    commit = commit_of(repo, kind, revision)
+    if commit is not None:
+        return commit
+    trouble = ask(repo, kind, revision) or "refused"
+    if kind == "model":
+        raise model_refusal(ModelSpec(hf=repo, revision=revision), trouble)
+    raise dataset_refusal(Source(hf=repo, revision=revision), trouble)
+
+
+def _unchanged(path: Path, pinned: str | None) -> str:
+    """The digest at `path`. Raises DataError if it is not the one a sweep was pinned to."""
+    found = digest(path)
+    if pinned is not None and pinned != found:
+        raise DataError(
+            f"{path} has changed since this sweep was pinned to it "
+            f"(sha256 {pinned[:12]}..., now {found[:12]}...)",
+            hint="run the sweep's own file to work on what is there now",
+        )
+    return found
+
+
+def _text_digest() -> str:
+    """What the embedded grammar says: another grammar is another source."""
+    from sae_cli.lm.tiny.grammar import document
+
+    said = hashlib.sha256()
+    for i in range(64):
+        said.update(document(0, i).text.encode())
+    return said.hexdigest()
+
+
+def digest(path: Path) -> str:
+    """sha256 over a file, or over the names and contents of a folder's files (hidden ones apart).
+
+    Large trees are remembered by path, size and time of change in the user's cache folder.
+    Raises DataError if nothing is there.
+    """
+    if path.is_file():
+        files = [path]
+    else:
+        files = sorted(
+            f
+            for f in path.rglob("*")
+            if f.is_file() and not any(p.startswith(".") for p in f.relative_to(path).parts)
+        )
+    if not files:
+        raise DataError(f"{path}: no files there")
+    stats = [(f.relative_to(path).as_posix(), f.stat()) for f in files]
+    total = sum(s.st_size for _, s in stats)
+    seen = hashlib.sha256(
+        repr([(str(path.resolve()), n, s.st_size, s.st_mtime_ns) for n, s in stats]).encode()
+    ).hexdigest()
+    memo = _memo_file()
+    known: dict[str, str] = {}
+    if total >= _MEMO_FROM and memo.is_file():
+        known = json.loads(memo.read_text(encoding="utf-8"))
+        if seen in known:
+            return known[seen]
+    whole = hashlib.sha256()
+    for (name, _), file in zip(stats, files, strict=True):
+        with file.open("rb") as f:
+            part = hashlib.file_digest(f, "sha256").hexdigest()
+        whole.update(f"{name}\0{part}\n".encode())
+    found = whole.hexdigest()
+    if total >= _MEMO_FROM:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        write_json(memo, {**known, seen: found})
+    return found
+
+
+def _memo_file() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "saectl" / "digests.json"

@@ -1,0 +1,41 @@
+"""Where a stage of a graph lives on disk, and whether another may read it there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sae_cli.plan.graph import Stage
+from sae_cli.spec.base import identity
+from sae_cli.spec.work import VERSIONS
+from sae_cli.store.layout import StageDir, Workspace
+from sae_cli.store.status import Status
+
+
+def folder(workspace: Workspace, stage: Stage) -> StageDir:
+    """A stage's folder: the one that has its key already, else the one it will get."""
+    wanted = workspace.stage_dir(stage.kind, stage.slug, stage.key)
+    if wanted.path.exists():
+        return wanted
+    same = [s for s in workspace.stages(stage.kind) if s.key == stage.key]
+    return same[0] if same else wanted
+
+
+def record_of(stage: Stage) -> dict[str, Any]:
+    """What the key is made from, as spec.json holds it."""
+    return {
+        "kind": stage.kind,
+        "version": VERSIONS[stage.kind],
+        "identity": identity(stage.work),
+        "deps": {role: d.key for role, d in stage.deps.items()},
+    }
+
+
+def serves(status: Status, dep: Stage, reader: Stage) -> bool:
+    """Whether `dep`, standing at `status`, is enough for `reader`.
+
+    Only training reads activations themselves; evaluation and release are content with the
+    statistics and records that stay behind when activations are freed.
+    """
+    if status is Status.EVICTED:
+        return dep.kind == "cache" and reader.kind != "train"
+    return status is Status.DONE

@@ -1,0 +1,1 @@
+"""What was found, gathered from the records on disk. Computes nothing and imports no torch."""

@@ -1,0 +1,69 @@
+"""One row per SAE of a sweep: what it is, and its metrics as its evaluation recorded them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sae_cli.plan.graph import Graph, Stage
+from sae_cli.plan.place import folder
+from sae_cli.spec.base import Frozen
+from sae_cli.spec.work import CacheWork, TrainWork
+from sae_cli.store.layout import Workspace
+from sae_cli.store.ledger import read_done
+
+
+class SaeRow(Frozen):
+    """An SAE and its metrics; a metric that could not be computed is null."""
+
+    slug: str
+    """Name of the SAE."""
+    train_key: str
+    """Key of its training."""
+    eval_key: str
+    """Key of its evaluation."""
+    model: str
+    """The model's name in the sweep."""
+    layer: int
+    """Layer, from 0."""
+    site: str
+    """Where in the layer."""
+    arch: str
+    """Architecture."""
+    width: int
+    """Number of latents."""
+    metrics: dict[str, float | None]
+    """Metric name -> value; formulas in `sae_cli.stages.metrics`."""
+    path: str
+    """Folder of the trained SAE."""
+
+
+def rows(graph: Graph, workspace: Workspace) -> list[SaeRow]:
+    """The evaluated SAEs of a sweep, in the order of its cells."""
+    evals = {s.deps["train"].name: s for s in graph.of("eval")}
+    out = []
+    for cell, train in graph.cells:
+        score = evals[train.name]
+        done = read_done(folder(workspace, score))
+        if done is not None:
+            out.append(_row(cell.model, train, score, done.summary, workspace))
+    return out
+
+
+def _row(
+    model: str, train: Stage, score: Stage, summary: dict[str, Any], workspace: Workspace
+) -> SaeRow:
+    capture = train.deps["cache"].work
+    assert isinstance(capture, CacheWork) and isinstance(train.work, TrainWork)
+    assert train.work.train.width is not None
+    return SaeRow(
+        slug=train.slug,
+        train_key=train.key,
+        eval_key=score.key,
+        model=model,
+        layer=capture.layer,
+        site=capture.site,
+        arch=train.work.train.arch,
+        width=train.work.train.width,
+        metrics=summary["metrics"],
+        path=str(folder(workspace, train).path),
+    )

@@ -1,0 +1,86 @@
+"""The local executor: the jobs of a sweep one after another, in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from sae_cli.plan.graph import Stage
+from sae_cli.plan.jobs import Job, coalesce
+from sae_cli.plan.place import folder, serves
+from sae_cli.run.base import Context, Result, run_job
+from sae_cli.store.ledger import is_done
+from sae_cli.store.status import Status, state
+
+POLL_S = 0.5
+
+
+def run(
+    stages: Sequence[Stage],
+    context: Context,
+    *,
+    keep_going: bool = False,
+    on_result: Callable[[Result], None] | None = None,
+) -> list[Result]:
+    """Run `stages` (in an order in which they can run) and return how each ended.
+
+    A stage that another process holds is waited for: when that process finishes, it counts as
+    skipped; when it dies, the stage is taken over. After a failure the rest is left, or, with
+    `keep_going`, all that does not depend on it is done. Raises Interrupted on a stop.
+    """
+    results: dict[str, Result] = {}
+    pending = list(stages)
+    told: set[str] = set()
+
+    def settle(result: Result) -> None:
+        results[result.stage.name] = result
+        pending.remove(result.stage)
+        if on_result is not None:
+            on_result(result)
+
+    while pending:
+        before = len(pending)
+        for job in coalesce(pending):
+            ready = [s for s in job.stages if _ready(s, results, pending, context, settle)]
+            if not ready:
+                continue
+            for result in run_job(Job(tuple(ready)), context):
+                if result.ending == "busy":
+                    if result.cause not in told:
+                        told.add(result.cause)
+                        context.report.note(f"waiting: {result.cause}")
+                    continue
+                settle(result)
+            if not keep_going and any(r.ending == "failed" for r in results.values()):
+                return list(results.values())
+        if len(pending) == before:
+            if context.stop():
+                break
+            time.sleep(POLL_S)
+    return list(results.values())
+
+
+def _ready(
+    stage: Stage,
+    results: dict[str, Result],
+    pending: Sequence[Stage],
+    context: Context,
+    settle: Callable[[Result], None],
+) -> bool:
+    """Whether the inputs of `stage` are there; settles it as blocked when they never will be."""
+    place = folder(context.workspace, stage)
+    if stage.name not in context.force and is_done(place):
+        return True  # `run_job` will say so
+    for dep in stage.deps.values():
+        if any(dep.name == p.name for p in pending):
+            return False
+        ended = results.get(dep.name)
+        status = state(folder(context.workspace, dep)).status
+        if serves(status, dep, stage):
+            continue
+        if status is Status.RUNNING:
+            return False
+        why = ended.ending if ended is not None else f"is {status}"
+        settle(Result(stage, "blocked", place.path, f"needs {dep.name}, which {why}"))
+        return False
+    return True

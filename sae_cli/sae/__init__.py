@@ -1,0 +1,1 @@
+"""Sparse autoencoders in plain torch: inference, the architectures, and their training step."""

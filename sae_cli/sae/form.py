@@ -1,0 +1,123 @@
+"""What the trainer asks of an architecture.
+
+A form is an SAE in training: its weights in scaled units, the gradient of its loss, and what must
+hold after a step. It knows neither the optimizer nor the data order. Gradients are written out by
+hand, so that nothing dense is kept that is not needed; tests hold each of them against float64
+autograd.
+
+Scaled units: a batch is z = (x - mean) * scale with E|z|^2 = d_in (see `fold.scaling`). The encoder
+is stored latent by latent, `enc [d_sae, d_in]`, because gradients through few latents are rows.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sae_cli.sae.base import Arch
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in training a batch stands. `step` counts from 0."""
+
+    step: int
+    total: int
+
+    def ramp(self, share: float) -> float:
+        """Linear rise from 0 over the first `share` of the steps, then 1."""
+        steps = share * self.total
+        return 1.0 if steps < 1 else min(1.0, self.step / steps)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One batch: the gradients, and 0-d tensors on the device that say how it went."""
+
+    grads: dict[str, Tensor]
+    loss: Tensor
+    squared_error: Tensor
+    """Sum over batch and dimensions of (x_hat - z)^2."""
+    variance: Tensor
+    """Sum over batch and dimensions of (z - batch mean)^2."""
+    l0: Tensor
+    """Mean number of active latents per token."""
+    fired: Tensor
+    """bool [d_sae]: fired on some token of the batch."""
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """The weights of the function that was trained, in scaled units, for `fold.fold`."""
+
+    arch: Arch
+    enc: Tensor
+    """[d_sae, d_in]"""
+    dec: Tensor
+    """[d_sae, d_in]"""
+    b_enc: Tensor
+    b_dec: Tensor
+    threshold: Tensor | None = None
+    k: int | None = None
+
+
+class Form(abc.ABC):
+    """An SAE in training. Subclasses fill `params` (trained) and `buffers` (carried along)."""
+
+    arch: ClassVar[Arch]
+    lr_scales: ClassVar[dict[str, float]] = {}
+    """Learning rate of a parameter as a multiple of the common one, where it is not 1."""
+
+    def __init__(self) -> None:
+        self.params: dict[str, Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}
+
+    def begin(self, z: Tensor) -> None:
+        """Called once, before the first step, with the first batch `z [B, d_in]`."""
+        return
+
+    @abc.abstractmethod
+    def gradients(self, z: Tensor, moment: Moment, dead: Tensor | None) -> Outcome:
+        """The loss of a scaled batch `z [B, d_in]` and its gradients; changes no parameter.
+
+        `dead [n]` (int64) are the latents that count as dead, or None when there are none.
+        """
+
+    def settle(self, outcome: Outcome) -> None:
+        """Called after the optimizer's step, to restore what must hold of the weights."""
+        return
+
+    @abc.abstractmethod
+    def scaled(self) -> Scaled:
+        """The function as it stands."""
+
+
+def batch_variance(z: Tensor) -> Tensor:
+    """Sum over batch and dimensions of (z - batch mean)^2, a 0-d tensor."""
+    return (z - z.mean(0)).square().sum()
+
+
+def unit_rows(d_sae: int, d_in: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Random directions `[d_sae, d_in]` of unit norm, the same on every device."""
+    rows = torch.randn(d_sae, d_in, generator=generator, dtype=torch.float32)
+    return renormalise(rows).to(device)
+
+
+def renormalise(dec: Tensor) -> Tensor:
+    """Scale the rows of `dec [d_sae, d_in]` to unit norm, in place. Zero rows stay zero."""
+    norms = torch.linalg.vector_norm(dec, dim=1, keepdim=True)
+    return dec.div_(norms.clamp_min(torch.finfo(dec.dtype).tiny))
+
+
+def remove_radial(grad: Tensor, dec: Tensor) -> Tensor:
+    """Remove from each row of `grad` its component along the unit row of `dec`, in place.
+
+    What is left is tangent to the sphere, so a step spends nothing on the norm that the
+    renormalisation would undo (Bricken et al. 2023, appendix on optimisation).
+    """
+    return grad.addcmul_((grad * dec).sum(1, keepdim=True), dec, value=-1.0)

@@ -1,0 +1,87 @@
+"""What every part of a spec is: frozen, closed to unknown keys, and clear about its identity.
+
+Two markers say how a field enters a stage's key (`store.key`): a field marked `Execution` never
+does, because it changes how work is done and not what comes out; a field marked `Later` was added
+after keys existed and is left out at its default, so that old keys live.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+
+class Execution:
+    """Marker: this field does not change the result, so it is not part of any key."""
+
+
+class Later:
+    """Marker: added after the first keys were written; left out of the key at its default."""
+
+
+class Frozen(BaseModel):
+    """A validated part of a spec. Unknown keys are errors, values can't be changed."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        protected_namespaces=(),
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _bool_is_no_number_and_no_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads an unquoted `no` as false: never let that become a text or the number 0."""
+        if isinstance(value, bool) and info.field_name is not None:
+            annotation = cls.model_fields[info.field_name].annotation
+            if not _admits_bool(annotation):
+                raise PydanticCustomError(
+                    "bool_not_allowed",
+                    "true/false is not a value here (YAML reads an unquoted yes, no, on, off "
+                    "as true/false; put it in quotes if you mean the text)",
+                )
+        return value
+
+
+def _admits_bool(annotation: Any) -> bool:
+    if annotation in (bool, Any):
+        return True
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return any(isinstance(a, bool) for a in typing.get_args(annotation))
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        return any(_admits_bool(a) for a in typing.get_args(annotation))
+    return False
+
+
+def identity(part: Frozen) -> dict[str, Any]:
+    """The fields of `part` that decide its result, as plain data for `store.key`.
+
+    Leaves out `Execution` fields always and `Later` fields at their default; nested specs
+    likewise.
+    """
+    out: dict[str, Any] = {}
+    for name, field in type(part).model_fields.items():
+        value = getattr(part, name)
+        marks = {m if isinstance(m, type) else type(m) for m in field.metadata}
+        if Execution in marks or (Later in marks and value == field.default):
+            continue
+        out[name] = _plain(value)
+    return out
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Frozen):
+        return identity(value)
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value

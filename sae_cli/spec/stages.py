@@ -1,0 +1,278 @@
+"""What each stage needs to know: model, text, capture, training, evaluation, release.
+
+Every default here is one a newcomer can run: the embedded model, its built-in text, TopK.
+The documentation under a field feeds the JSON schema (`saectl schema`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
+
+from sae_cli.spec.base import Execution, Frozen
+
+Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "attn_z", "mlp_in", "mlp_out"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+def _exactly_one(part: Frozen, *names: str) -> None:
+    given = [n for n in names if getattr(part, n) is not None]
+    if len(given) != 1:
+        said = ", ".join(given) if given else "none"
+        raise PydanticCustomError(
+            "exactly_one",
+            "give exactly one of {names} (given: {said})",
+            {"names": ", ".join(names), "said": said},
+        )
+
+
+class ModelSpec(Frozen):
+    """The language model that is read. One of `hf`, `path`, `builtin`."""
+
+    hf: str | None = None
+    """Hugging Face hub id, for example `Qwen/Qwen3-4B`."""
+    path: Annotated[str | None, Execution()] = None
+    """A local folder in the Hugging Face layout. The key holds its digest, not its path."""
+    builtin: Literal["tiny"] | None = None
+    """The embedded model that ships with saectl."""
+    revision: str | None = None
+    """Commit of a hub model. Left out, the first run pins it (`pins.json` of the workspace)."""
+    digest: str | None = None
+    """sha256 over a local or embedded model's files. Filled in when the sweep is planned."""
+    dtype: Dtype = "bfloat16"
+    """Number format of the forward pass."""
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """The attention kernel that transformers is asked for."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with a model repository. Off unless you say so."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelSpec:
+        _exactly_one(self, "hf", "path", "builtin")
+        return self
+
+
+class Source(Frozen):
+    """One source of documents. One of `builtin`, `path`, `hf`."""
+
+    builtin: Literal["tiny"] | None = None
+    """The embedded model's own text: an endless seeded grammar."""
+    path: Annotated[str | None, Execution()] = None
+    """A .jsonl, .json, .parquet, .csv or .txt file, a folder of them, or a saved dataset."""
+    hf: str | None = None
+    """A Hugging Face dataset id, streamed."""
+    config: str | None = None
+    """Configuration (subset) of a hub dataset, for example `sample-10BT`."""
+    split: str = "train"
+    """Split of a hub dataset or of a `save_to_disk` folder."""
+    revision: str | None = None
+    """Commit of a hub dataset. Left out, the first run pins it (`pins.json` of the workspace)."""
+    digest: str | None = None
+    """sha256 over a local or built-in source's content. Filled in when the sweep is planned."""
+    text: str = "text"
+    """Column that holds a document's text."""
+    messages: str | None = None
+    """Column that holds chat messages (`[{role, content}, ...]`), rendered by the chat template."""
+    weight: PositiveFloat = 1.0
+    """Share of the tokens, relative to the other sources."""
+    repeat: bool = False
+    """Start over when the source runs dry. Off, running dry is an error."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        _exactly_one(self, "builtin", "path", "hf")
+        return self
+
+
+class MaskSpec(Frozen):
+    """Which tokens do not count: decided once, stored, and applied by training and every metric."""
+
+    special: bool = True
+    """Drop the tokenizer's special tokens."""
+    first_positions: Count = 1
+    """Drop this many positions at the start of each context (attention sinks)."""
+    outlier_multiple: PositiveFloat | None = 10.0
+    """Drop tokens whose norm exceeds this multiple of the site's median. null keeps all."""
+    outlier_sample: PositiveInt = 16_384
+    """The median is taken over this many training tokens, the first ones."""
+
+
+class DataSpec(Frozen):
+    """Text to token blocks: sources, amounts, packing, and the held-out part."""
+
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)] = (Source(builtin="tiny"),)
+    """Where documents come from; several mix by weight."""
+    tokens: PositiveInt = 400_000
+    """Training tokens, rounded up to whole contexts."""
+    heldout_tokens: PositiveInt = 32_768
+    """Tokens of held-out documents, for evaluation only, rounded up to whole contexts. Held-out
+    documents are never repeated."""
+    context: Annotated[int, Field(ge=2)] = 128
+    """Tokens in one block."""
+    chat_template: bool = False
+    """Wrap plain documents in the model's chat template, as one user turn each."""
+    seed: Count = 0
+    """Seed of the train/held-out split. A built-in source gives its stream number seed + 1: the
+    embedded model was trained on stream 0."""
+    mask: MaskSpec = MaskSpec()
+    """Which tokens do not count."""
+
+
+class CacheSpec(Frozen):
+    """Capture: how activations are computed and stored."""
+
+    dtype: Dtype = "bfloat16"
+    """Number format on disk."""
+    batch_tokens: PositiveInt = 8192
+    """Tokens in one forward pass. It moves the last bits of a product, so it enters the key."""
+    chunk_bytes: PositiveInt = 4 * 2**20
+    """Size of a chunk file, about; rounded to whole contexts."""
+
+
+class TrainBase(Frozen):
+    """What every architecture shares."""
+
+    width: PositiveInt | None = None
+    """Number of latents (d_sae). Give this or `expansion`."""
+    expansion: PositiveInt | None = None
+    """Number of latents as a multiple of the input dimension."""
+    num_tokens: PositiveInt = 2_000_000
+    """Tokens to train on. More than the store holds means further epochs, each newly shuffled."""
+    batch_size: PositiveInt = 2048
+    """Tokens in one step."""
+    lr: PositiveFloat | None = None
+    """Learning rate; left out, 2e-4 / sqrt(width / 16384) (Gao et al. 2024, as in their peers)."""
+    lr_warmup: Fraction = 0.02
+    """Share of the steps with linear warm-up."""
+    lr_decay: Fraction = 0.2
+    """Share of the steps, the last ones, with linear decay to zero."""
+    beta1: Fraction = 0.9
+    """Adam's first-moment decay."""
+    beta2: Fraction = 0.999
+    """Adam's second-moment decay."""
+    grad_clip: PositiveFloat | None = 1.0
+    """Largest gradient norm; null turns clipping off."""
+    center: bool = True
+    """Subtract the stored mean activation. Folded into the biases at the end."""
+    normalize: bool = True
+    """Scale activations to mean square 1 per dimension. Folded into the weights at the end."""
+    dead_after: PositiveInt | None = None
+    """Tokens of silence after which a latent is dead; default min(10M, num_tokens / 20)."""
+    shuffle_tokens: PositiveInt = 262_144
+    """Tokens in the pool that a batch is drawn from."""
+    seed: Count = 0
+    """Seed of the weights and of the data order."""
+    checkpoint_every: Annotated[PositiveInt, Execution()] = 500
+    """Steps between checkpoints."""
+    log_every: Annotated[PositiveInt, Execution()] = 50
+    """Steps between lines of metrics.jsonl."""
+
+    @model_validator(mode="after")
+    def _one_width(self) -> TrainBase:
+        _exactly_one(self, "width", "expansion")
+        if self.width is not None and self.width % 8:
+            low = self.width // 8 * 8
+            raise PydanticCustomError(
+                "width_not_divisible",
+                "width {width} is not a multiple of 8 (the nearest are {low} and {high})",
+                {"width": self.width, "low": max(low, 8), "high": low + 8, "field": "width"},
+            )
+        if self.lr_warmup + self.lr_decay > 1.0:
+            raise PydanticCustomError(
+                "schedule",
+                "lr_warmup + lr_decay is over 1: the schedule would have no room",
+                {"field": "lr_decay"},
+            )
+        return self
+
+
+class TopKTrain(TrainBase):
+    """TopK with an auxiliary loss for dead latents (Gao et al. 2024)."""
+
+    arch: Literal["topk"] = "topk"
+    """Architecture."""
+    k: PositiveInt = 32
+    """Active latents per token."""
+    auxk_alpha: Annotated[float, Field(ge=0)] = 1 / 32
+    """Weight of the auxiliary loss."""
+    auxk: PositiveInt | None = None
+    """Dead latents used by the auxiliary loss; default: the power of two at or below d_in / 2."""
+
+
+class ReluL1Train(TrainBase):
+    """ReLU with an L1 penalty weighted by decoder norms (Anthropic, April 2024)."""
+
+    arch: Literal["relu_l1"]
+    """Architecture."""
+    l1: Annotated[float, Field(ge=0)] = 5.0
+    """L1 coefficient, in units of inputs scaled to mean square 1 per dimension."""
+    l1_warmup: Fraction = 0.05
+    """Share of the steps over which the coefficient rises linearly from zero."""
+
+
+class JumpReluTrain(TrainBase):
+    """JumpReLU trained towards a target L0 (Rajamanoharan et al. 2024; Gemma Scope)."""
+
+    arch: Literal["jumprelu"]
+    """Architecture."""
+    l0: PositiveFloat = 32.0
+    """Target: mean number of active latents per token."""
+    l0_coefficient: PositiveFloat = 1.0
+    """Weight of the penalty (L0 / target - 1)^2, before the controller adjusts it."""
+    l0_warmup: Fraction = 0.1
+    """Share of the steps over which the penalty rises linearly from zero."""
+    bandwidth: PositiveFloat = 0.05
+    """Width of the rectangle of the straight-through estimator, in scaled pre-activation units."""
+    threshold_init: PositiveFloat = 0.05
+    """Initial threshold, in scaled pre-activation units."""
+
+
+Train = TopKTrain | ReluL1Train | JumpReluTrain
+ARCHITECTURES: dict[str, type[TopKTrain] | type[ReluL1Train] | type[JumpReluTrain]] = {
+    "topk": TopKTrain,
+    "relu_l1": ReluL1Train,
+    "jumprelu": JumpReluTrain,
+}
+
+
+class EvalSpec(Frozen):
+    """Evaluation on held-out tokens, under the stored mask."""
+
+    tokens: PositiveInt | None = None
+    """Held-out tokens to use; left out, all that the data holds."""
+    batch_tokens: PositiveInt = 4096
+    """Tokens in one forward pass."""
+    splice: bool = True
+    """Measure CE and KL with the reconstruction put back into the model."""
+    dense_threshold: Fraction = 0.1
+    """A latent that fires on more than this share of tokens counts as dense."""
+
+
+class ReleaseSpec(Frozen):
+    """The folder that is handed out."""
+
+    title: str | None = None
+    """Title of the model card; left out, the sweep's name."""
+    description: str | None = None
+    """A paragraph for the card."""
+    license: str | None = None
+    """SPDX id; left out, the card says `unknown`."""
+    authors: tuple[str, ...] = ()
+    """Who trained the suite."""
+    dtype: Dtype = "float32"
+    """Number format of the released weights."""
+
+
+class WandbSpec(Frozen):
+    """Weights & Biases logging; without this block wandb is never imported."""
+
+    project: str
+    """Project name."""
+    entity: str | None = None
+    """User or team."""
+    mode: Literal["online", "offline"] = "online"
+    """`offline` needs neither network nor account."""

@@ -1,0 +1,70 @@
+"""The file a user writes: models, text, a matrix of SAEs, and how each stage does its work."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from sae_cli.spec.base import Execution, Frozen
+from sae_cli.spec.fragment import MatrixSpec, TrainFragment
+from sae_cli.spec.stages import (
+    CacheSpec,
+    DataSpec,
+    EvalSpec,
+    ModelSpec,
+    ReleaseSpec,
+    WandbSpec,
+)
+
+
+class SweepSpec(Frozen):
+    """A sweep: one SAE for every cell of its matrix."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    """Name of the sweep and of its folder under `runs/`."""
+    model: str | None = None
+    """The model, when all cells read the same one: a preset, a name from `models`, a hub id, or a
+    local folder. Default: the embedded model, `tiny`."""
+    models: dict[str, ModelSpec] = {}
+    """Models of your own, by name."""
+    data: DataSpec = DataSpec()
+    """Text to token blocks."""
+    cache: CacheSpec = CacheSpec()
+    """Capture of activations."""
+    train: TrainFragment = TrainFragment()
+    """Training fields that all cells share; the matrix overrides them."""
+    eval: EvalSpec = EvalSpec()
+    """Evaluation on held-out text."""
+    release: ReleaseSpec = ReleaseSpec()
+    """What is handed out."""
+    matrix: MatrixSpec = MatrixSpec()
+    """Axes whose product gives the cells."""
+    device: Annotated[str, Execution(), Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """auto, cpu, mps, cuda or cuda:N."""
+    wandb: Annotated[WandbSpec | None, Execution()] = None
+    """Weights & Biases logging of training; left out, wandb is never imported."""
+
+
+def known_keys() -> dict[str, tuple[str, ...]]:
+    """The keys each section of a sweep admits, by dotted path (`*` for an index or a free name)."""
+    out: dict[str, tuple[str, ...]] = {}
+    _collect(SweepSpec, "", out)
+    return out
+
+
+def _collect(part: type[Frozen], path: str, out: dict[str, tuple[str, ...]]) -> None:
+    out[path] = tuple(part.model_fields)
+    for name, info in part.model_fields.items():
+        here = f"{path}.{name}" if path else name
+        for inner, star in _parts(info.annotation, False):
+            _collect(inner, f"{here}.*" if star else here, out)
+
+
+def _parts(annotation: Any, star: bool) -> list[tuple[type[Frozen], bool]]:
+    """The specs inside an annotation, and whether an index or a name stands before them."""
+    if isinstance(annotation, type) and issubclass(annotation, Frozen):
+        return [(annotation, star)]
+    inside = getattr(annotation, "__args__", ())
+    many = star or getattr(annotation, "__origin__", None) in (tuple, list, dict)
+    return [found for a in inside for found in _parts(a, many)]

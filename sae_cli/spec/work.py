@@ -1,0 +1,76 @@
+"""What one stage is told: the part of a sweep that decides its result, and nothing else.
+
+A stage's key is made of these fields and of the keys it depends on, so a field belongs to the
+first stage that it changes. The kinds stand here in the order in which an activation meets them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from sae_cli.spec.base import Execution, Frozen
+from sae_cli.spec.stages import (
+    CacheSpec,
+    DataSpec,
+    EvalSpec,
+    ModelSpec,
+    ReleaseSpec,
+    Site,
+    Train,
+    WandbSpec,
+)
+
+Kind = Literal["tokens", "cache", "train", "eval", "release"]
+KINDS: tuple[Kind, ...] = ("tokens", "cache", "train", "eval", "release")
+VERSIONS: dict[Kind, int] = {"tokens": 1, "cache": 1, "train": 1, "eval": 1, "release": 1}
+"""A version rises when the same spec starts to give another result."""
+
+
+class TokensWork(Frozen):
+    """Text to token blocks, for one tokenizer."""
+
+    model: ModelSpec
+    """Whose tokenizer; fields that only matter to the forward pass stand at fixed values."""
+    data: DataSpec
+    """Sources, amounts, packing, mask policy."""
+
+
+class CacheWork(Frozen):
+    """The activations of one (layer, site). Depends on tokens."""
+
+    model: ModelSpec
+    """The model that is read."""
+    layer: int
+    """Layer, from 0."""
+    site: Site
+    """Where in the layer."""
+    cache: CacheSpec
+    """How activations are captured and stored."""
+
+
+class TrainWork(Frozen):
+    """One SAE. Depends on a cache."""
+
+    train: Train
+    """Architecture and hyperparameters; the width is resolved."""
+    wandb: Annotated[WandbSpec | None, Execution()] = None
+    """Where to log."""
+
+
+class EvalWork(Frozen):
+    """The metrics of one SAE. Depends on its training, its cache, and the held-out tokens."""
+
+    eval: EvalSpec
+    """What is measured, on how much."""
+
+
+class ReleaseWork(Frozen):
+    """A suite's folder. Depends on every SAE of the sweep and its metrics."""
+
+    name: str
+    """The sweep's name."""
+    release: ReleaseSpec
+    """Title, license, authors."""
+
+
+Work = TokensWork | CacheWork | TrainWork | EvalWork | ReleaseWork

@@ -1,0 +1,1 @@
+"""The stages: each reads finished folders, writes its own, and knows of nothing else."""

@@ -1,0 +1,87 @@
+"""The model card of a suite, made from its records alone: a missing field says `unknown`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from sae_cli import __version__
+from sae_cli.spec.work import ReleaseWork
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One SAE as the template sees it."""
+
+    folder: str
+    cfg: dict[str, Any]
+    metrics: dict[str, float | None]
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """Our record of where the SAE comes from."""
+        record: dict[str, Any] = self.cfg["metadata"]["saectl"]
+        return record
+
+    def m(self, name: str, form: str) -> str:
+        """A metric for a table; `-` where it is null or was not measured."""
+        value = self.metrics.get(name)
+        return "-" if value is None else format(value, form)
+
+
+def card(work: ReleaseWork, entries: Sequence[dict[str, Any]]) -> str:
+    """Markdown of the card. `entries` hold folder, cfg and metrics of each SAE."""
+    from jinja2 import Environment, StrictUndefined
+
+    template = (files("sae_cli.stages") / "card.md.j2").read_text(encoding="utf-8")
+    environment = Environment(
+        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+    seen = [_Entry(**e) for e in entries]
+    return environment.from_string(template).render(
+        title=work.release.title or work.name,
+        description=work.release.description,
+        authors=work.release.authors,
+        license=work.release.license,
+        version=__version__,
+        entries=seen,
+        models=_unique(_model(e) for e in seen),
+        data=_unique(_data(e.own["data"]) for e in seen),
+        masks=_unique(_mask(e.own["data"]["mask"]) for e in seen),
+    )
+
+
+def _unique(texts: Any) -> list[str]:
+    return list(dict.fromkeys(texts))
+
+
+def _model(entry: _Entry) -> str:
+    model = entry.own["model"]
+    revision = model["revision"] or (model["digest"] and f"sha256 {model['digest'][:16]}")
+    name = entry.cfg["metadata"]["model_name"]
+    return f"{name} ({revision or 'revision unknown'}, {model['dtype']})"
+
+
+def _data(data: dict[str, Any]) -> str:
+    sources = []
+    for s in data["sources"]:
+        name = s["hf"] or (s["builtin"] and f"built-in text `{s['builtin']}`") or "local files"
+        revision = s["revision"] or (s["digest"] and f"sha256 {s['digest'][:16]}") or "unknown"
+        sources.append(f"{name} ({revision})")
+    return (
+        f"{' + '.join(sources)}: {data['tokens']:,} tokens, {data['heldout_tokens']:,} held out by "
+        f"document, contexts of {data['context']}"
+    )
+
+
+def _mask(mask: dict[str, Any]) -> str:
+    parts = []
+    if mask["special"]:
+        parts.append("no special tokens")
+    if mask["first_positions"]:
+        parts.append(f"not the first {mask['first_positions']} of a context")
+    if mask["outlier_multiple"] is not None:
+        parts.append(f"no norms above {mask['outlier_multiple']:g} times the site's median")
+    return ", ".join(parts) or "all"

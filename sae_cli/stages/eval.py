@@ -1,0 +1,158 @@
+"""A trained SAE to its metrics, on held-out documents, under the mask that training used.
+
+SAEs of one site share the clean and the ablated forwards. Where a token does not count, every
+pass keeps the original activation, so clean, spliced and ablated runs differ only where the SAE
+is being judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sae_cli.lm import masks
+from sae_cli.lm.load import load_model, pick_device
+from sae_cli.lm.sites import Tap, find_tap
+from sae_cli.lm.splice import Edit, forward_logits, masked
+from sae_cli.sae.base import SAE
+from sae_cli.spec.stages import EvalSpec, MaskSpec
+from sae_cli.spec.work import CacheWork, EvalWork, TokensWork
+from sae_cli.stages.cache import norms
+from sae_cli.stages.metrics import LossMeter, Metric, ReconstructionMeter, splice_metrics
+from sae_cli.stages.task import Task
+from sae_cli.store.atomic import write_bytes, write_json
+from sae_cli.store.blocks import BlockReader
+from sae_cli.store.layout import StageDir
+from sae_cli.store.ledger import read_done
+from sae_cli.store.moments import Moments
+from sae_cli.store.weights import load_sae
+
+SPLIT = "heldout"
+METRICS, DENSITY = "metrics.json", "density.safetensors"
+
+
+def run(tasks: Sequence[Task]) -> None:
+    """Measure the SAEs of all tasks; they read the same site and are measured the same way."""
+    first = tasks[0]
+    work, source, capture = first.work, first.deps["tokens"].work, first.deps["cache"].work
+    assert isinstance(work, EvalWork) and isinstance(source, TokensWork)
+    assert isinstance(capture, CacheWork)
+    device = pick_device(first.device)
+    model = load_model(capture.model, device)
+    site = _Site(first, find_tap(model, capture.layer, capture.site), source.data.mask, device)
+    judged = [_Judged(task, site, device) for task in tasks]
+    blocks = BlockReader(first.deps["tokens"].path)
+    count = _blocks_to_use(work.eval, blocks, source.data.context)
+    per = max(1, work.eval.batch_tokens // source.data.context)
+    label = first.slug if len(tasks) == 1 else f"{len(tasks)} SAEs of {first.deps['cache'].slug}"
+    first.report.begin(label, count * source.data.context, 0, "tokens")
+    for start in range(0, count, per):
+        stop = min(start + per, count)
+        tokens = torch.from_numpy(blocks.tokens(SPLIT, start, stop).astype(np.int64)).to(device)
+        _batch(model, site, judged, tokens, blocks.reasons(SPLIT, start, stop), work.eval.splice)
+        first.report.at(stop * source.data.context)
+        if stop < count:
+            first.leave("its start: an evaluation begins again")
+    for each in judged:
+        each.write(work.eval)
+
+
+class _Site:
+    """What the SAEs of one site have in common: where they read, and what training saw there."""
+
+    def __init__(self, task: Task, tap: Tap, mask: MaskSpec, device: torch.device) -> None:
+        self.tap, self.mask = tap, mask
+        cache = StageDir(task.deps["cache"].path)
+        done = read_done(cache)
+        assert done is not None, "the runner starts no stage before its inputs are done"
+        self.limit: float | None = done.summary["outlier_norm"]
+        self.mean = Moments.from_bytes(cache.stats.read_bytes()).mean.to(device)
+        self.zero_loss, self.mean_loss = LossMeter(), LossMeter()
+
+    def keep(self, acts: Tensor, reasons: NDArray[np.uint8]) -> Tensor:
+        """bool [B, C]: the tokens that count, with the norm limit found when caching."""
+        reasons = reasons.copy()
+        if self.limit is not None:
+            reasons[(norms(acts) > self.limit).cpu().numpy()] |= np.uint8(masks.OUTLIER)
+        return torch.from_numpy(masks.keep(reasons, self.mask)).to(acts.device)
+
+
+class _Judged:
+    """One SAE and its meters."""
+
+    def __init__(self, task: Task, site: _Site, device: torch.device) -> None:
+        self.task = task
+        held = load_sae(task.deps["train"].path)
+        self.sae = SAE.from_tensors(held.tensors, held.arch, held.k).to(device)
+        self.rebuilt = ReconstructionMeter(self.sae.d_in, self.sae.d_sae, site.mean)
+        self.loss = LossMeter()
+        self.site = site
+
+    def write(self, spec: EvalSpec) -> None:
+        """Put the metrics into the task's folder and finish it."""
+        found: dict[str, Metric] = self.rebuilt.result(spec.dense_threshold)
+        if spec.splice:
+            found |= splice_metrics(self.loss, self.site.zero_loss, self.site.mean_loss)
+        record = {
+            "metrics": {n: {"value": m.value, "reason": m.reason} for n, m in found.items()},
+            "density_histogram_v1": self.rebuilt.histogram(),
+            "tokens": self.rebuilt.n,
+            "predictions": self.loss.n,
+            "split": SPLIT,
+            "outlier_norm": self.site.limit,
+        }
+        out = StageDir(self.task.out)
+        write_json(out.path / METRICS, record)
+        density = self.rebuilt.density().cpu().contiguous()
+        write_bytes(out.path / DENSITY, save({"density": density}))
+        values = {n: m.value for n, m in found.items()}
+        self.task.finish([METRICS, DENSITY], {"metrics": values, "tokens": self.rebuilt.n})
+
+
+def _batch(
+    model: PreTrainedModel,
+    site: _Site,
+    judged: Sequence[_Judged],
+    tokens: Tensor,
+    reasons: NDArray[np.uint8],
+    splice: bool,
+) -> None:
+    seen: list[Tensor] = []
+
+    def look(x: Tensor) -> Tensor:
+        seen.append(x)
+        return x
+
+    clean = forward_logits(model, tokens, tap=site.tap, edit=look)
+    (acts,) = seen
+    keep = site.keep(acts, reasons)
+    if splice:
+        mean = site.mean.to(acts.dtype)
+        for meter, edit in (
+            (site.zero_loss, torch.zeros_like),
+            (site.mean_loss, lambda x: mean.expand_as(x)),
+        ):
+            meter.update(clean, _with(model, tokens, site.tap, edit, keep), tokens, keep)
+    kept = acts[keep]
+    for each in judged:
+        latents = each.sae.encode(kept)
+        rebuilt = each.sae.decode(latents)
+        each.rebuilt.update(kept, rebuilt, latents)
+        if splice:
+            changed = _with(model, tokens, site.tap, each.sae.forward, keep)
+            each.loss.update(clean, changed, tokens, keep)
+
+
+def _with(model: PreTrainedModel, tokens: Tensor, tap: Tap, edit: Edit, keep: Tensor) -> Tensor:
+    return forward_logits(model, tokens, tap=tap, edit=masked(edit, keep))
+
+
+def _blocks_to_use(spec: EvalSpec, blocks: BlockReader, context: int) -> int:
+    there = blocks.n_blocks(SPLIT)
+    return there if spec.tokens is None else min(there, -(-spec.tokens // context))

@@ -1,0 +1,101 @@
+"""A sweep's SAEs and metrics to one folder that can be handed out.
+
+Every SAE folder loads in SAELens 6 as it stands; the suite has a card made from the records and a
+manifest with the sha256 of every file. Nothing is typed by hand, nothing carries a time or a path
+of this machine, and what was written is read back and compared before the stage says done.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from sae_cli import __version__
+from sae_cli.errors import StoreError
+from sae_cli.sae.base import SAE
+from sae_cli.spec.stages import ReleaseSpec
+from sae_cli.spec.work import ReleaseWork
+from sae_cli.stages.card import card
+from sae_cli.stages.eval import DENSITY, METRICS
+from sae_cli.stages.task import Dep, Task
+from sae_cli.store.atomic import read_json, sha256_of, write_bytes, write_json
+from sae_cli.store.weights import CFG, load_sae, save_sae
+
+MANIFEST, CARD = "manifest.json", "README.md"
+
+
+def run(tasks: Sequence[Task]) -> None:
+    """Write the release of each task. Raises StoreError when the read-back differs."""
+    for task in tasks:
+        _release(task)
+
+
+def _release(task: Task) -> None:
+    work = task.work
+    assert isinstance(work, ReleaseWork)
+    final, draft = task.out / work.name, task.scratch / work.name
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    evals = {role.split("/")[1]: d for role, d in task.deps.items() if role.startswith("eval/")}
+    task.report.begin(task.slug, len(evals), 0, "SAEs")
+    entries: list[dict[str, Any]] = []
+    for i, (key, score) in enumerate(evals.items()):
+        train = task.deps[f"train/{key}"]
+        name = _folder_name(train, [e["folder"] for e in entries])
+        entries.append(_one(draft / name, name, train, score, work.release))
+        task.report.at(i + 1)
+        if i + 1 < len(evals):
+            task.leave("its start: a release begins again")
+    write_bytes(draft / CARD, card(work, entries).encode())
+    files = sorted(p for p in draft.rglob("*") if p.is_file())
+    listed = {
+        p.relative_to(draft).as_posix(): {"sha256": sha256_of(p), "bytes": p.stat().st_size}
+        for p in files
+    }
+    write_json(
+        draft / MANIFEST,
+        {
+            "version": 1,
+            "saectl": __version__,
+            "suite": work.name,
+            "key": task.key,
+            "files": listed,
+        },
+    )
+    shutil.rmtree(final, ignore_errors=True)
+    draft.rename(final)
+    result = [f"{work.name}/{name}" for name in [*listed, MANIFEST]]
+    task.finish(result, {"saes": len(entries), "path": work.name})
+
+
+def _folder_name(train: Dep, taken: Sequence[str]) -> str:
+    return train.slug if train.slug not in taken else f"{train.slug}-{train.key}"
+
+
+def _one(folder: Path, name: str, train: Dep, score: Dep, spec: ReleaseSpec) -> dict[str, Any]:
+    """Write one SAE's folder and return what the card says of it."""
+    held = load_sae(train.path)
+    metrics = read_json(score.path / METRICS)
+    density = load_file(score.path / DENSITY)["density"]
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    sae = SAE.from_tensors(held.tensors, held.arch, held.k).to(dtype=dtype)
+    cfg = json.loads(json.dumps(held.cfg)) | {"dtype": spec.dtype}
+    values = {n: m["value"] for n, m in metrics["metrics"].items()}
+    cfg["metadata"] |= {
+        "l0": values["l0_v1"],
+        "num_dead_features": int((density == 0).sum()),
+    }
+    cfg["metadata"]["saectl"]["keys"]["eval"] = score.key
+    save_sae(folder, sae.tensors(), cfg, density)
+    write_json(folder / METRICS, metrics)
+    back = load_sae(folder)
+    for tensor, want in sae.tensors().items():
+        if not torch.equal(back.tensors[tensor], want):
+            raise StoreError(f"{folder / CFG}: {tensor} read back differs from what was written")
+    return {"folder": name, "cfg": cfg, "metrics": values}

@@ -1,0 +1,85 @@
+"""Where a stage stands, read from its folder alone: `status` needs no scheduler and no database.
+
+Reads records and the claim, writes nothing, takes no lock: it may look at any stage at any time.
+Nothing is guessed from modification times of data or from which data files happen to exist.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from sae_cli.store.atomic import read_json
+from sae_cli.store.claim import LEASE, claim_age, is_stale, read_holder
+from sae_cli.store.layout import StageDir
+from sae_cli.store.ledger import Done, read_done
+
+
+class Status(StrEnum):
+    """Where a stage stands."""
+
+    ABSENT = "absent"
+    """There is no folder."""
+    PENDING = "pending"
+    """Begun or not, nobody is at it, and nothing went wrong."""
+    RUNNING = "running"
+    STALE = "stale"
+    """Its process is gone; the next run takes over."""
+    FAILED = "failed"
+    DONE = "done"
+    EVICTED = "evicted"
+    """Done, then its data deleted; a run makes it anew."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A stage's status and what there is to say about it."""
+
+    status: Status
+    age: float | None = None
+    """Seconds since it finished, failed, was evicted, or was last heard of."""
+    host: str | None = None
+    pid: int | None = None
+    step: int | None = None
+    total: int | None = None
+    cause: str | None = None
+    """One line, when failed."""
+    log: str | None = None
+    """Path of the log, when failed."""
+    done: Done | None = None
+    """The record, when done or evicted."""
+    evicted: tuple[str, ...] = field(default=())
+    """Relative paths that were deleted."""
+
+
+def state(stage: StageDir, lease: float = LEASE) -> State:
+    """Where the stage stands, read from disk. Raises StoreError when a record is damaged."""
+    if not stage.path.is_dir():
+        return State(Status.ABSENT)
+    now = time.time()
+    done, gone = read_done(stage), read_json(stage.evicted)
+    if done is not None and gone is None:
+        return State(Status.DONE, age=now - done.finished_at, host=done.host, done=done)
+    holder, age = read_holder(stage), claim_age(stage, now)
+    progress = read_json(stage.progress) or {}
+    step, total = progress.get("step"), progress.get("total")
+    if holder is not None and age is not None:
+        if progress.get("token") != holder.token:
+            step = total = None
+        status = Status.STALE if is_stale(holder, age, lease) else Status.RUNNING
+        return State(status, age, holder.host, holder.pid, step, total)
+    failed = read_json(stage.failed)
+    if failed is not None:
+        return State(
+            Status.FAILED,
+            age=now - failed["failed_at"],
+            step=step,
+            total=total,
+            cause=failed["cause"],
+            log=failed["log"],
+        )
+    if done is not None and gone is not None:
+        age = now - gone["evicted_at"]
+        return State(Status.EVICTED, age, done=done, evicted=tuple(gone["paths"]))
+    return State(Status.PENDING, step=step, total=total)

@@ -1,0 +1,243 @@
+"""The training step: resume, schedules, refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sae_cli.errors import StoreError, TrainingError
+from sae_cli.sae.trainer import Trainer, learning_rate, peak_rate
+from sae_cli.spec.stages import JumpReluTrain, ReluL1Train, TopKTrain, TrainBase
+
+D_IN, ROWS, STEPS = 16, 128, 24
+SPECS: dict[str, TrainBase] = {
+    "topk": TopKTrain(width=64, k=4, dead_after=10**6, lr=3e-3),
+    "topk with dead latents": TopKTrain(width=64, k=2, dead_after=ROWS, auxk=8, lr=3e-3),
+    "relu_l1": ReluL1Train(arch="relu_l1", width=64, l1=1.0, lr=3e-3),
+    "jumprelu": JumpReluTrain(arch="jumprelu", width=64, l0=4.0, lr=3e-3, bandwidth=0.5),
+}
+each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+
+
+def _batch(step: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1000 + step)
+    return torch.randn(ROWS, D_IN, generator=generator).bfloat16()
+
+
+def _trainer(spec: TrainBase, steps: int = STEPS) -> Trainer:
+    return Trainer(spec, D_IN, torch.linspace(-0.5, 0.5, D_IN), 0.9, "cpu", steps)
+
+
+def _run(trainer: Trainer, until: int) -> list[dict[str, float]]:
+    logs = []
+    while trainer.steps < until:
+        trainer.step(_batch(trainer.steps))
+        logs.append(trainer.log())
+    return logs
+
+
+def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        assert tensor.dtype == b[name].dtype and torch.equal(tensor, b[name]), name
+
+
+@each_spec
+@pytest.mark.parametrize("stop", [0, 1, 11, STEPS - 1])
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(
+    spec: TrainBase, stop: int, tmp_path: Path
+) -> None:
+    whole = _trainer(spec)
+    logs = _run(whole, STEPS)
+    first = _trainer(spec)
+    _run(first, stop)
+    tensors, scalars = first.state_dict()
+    save_file(tensors, tmp_path / "state.safetensors")
+    (tmp_path / "state.json").write_text(json.dumps(scalars, allow_nan=False))
+
+    second = _trainer(spec)
+    second.load_state_dict(
+        load_file(tmp_path / "state.safetensors"), json.loads((tmp_path / "state.json").read_text())
+    )
+    assert _run(second, STEPS) == logs[stop:]
+    _same(second.state_dict()[0], whole.state_dict()[0])
+    assert second.state_dict()[1] == whole.state_dict()[1]
+    _same(second.finish().tensors(), whole.finish().tensors())
+
+
+def test_the_auxiliary_loss_was_at_work_in_one_of_these_runs() -> None:
+    for name, at_work in (("topk", False), ("topk with dead latents", True)):
+        logs = _run(_trainer(SPECS[name]), STEPS)
+        assert any("aux_loss" in log for log in logs) is at_work
+
+
+@each_spec
+def test_a_saved_state_does_not_change_with_the_run_that_goes_on(spec: TrainBase) -> None:
+    trainer = _trainer(spec)
+    _run(trainer, 3)
+    tensors, _ = trainer.state_dict()
+    before = {n: t.clone() for n, t in tensors.items()}
+    _run(trainer, 6)
+    _same(tensors, before)
+
+
+@each_spec
+def test_the_seed_alone_decides_the_start(spec: TrainBase) -> None:
+    torch.manual_seed(1)
+    global_state = torch.get_rng_state()
+    one = _trainer(spec)
+    assert torch.equal(torch.get_rng_state(), global_state), "the global generator was touched"
+    torch.manual_seed(2)
+    two, other = _trainer(spec), _trainer(spec.model_copy(update={"seed": 1}))
+    _same(one.state_dict()[0], two.state_dict()[0])
+    assert not torch.equal(one.form.params["dec"], other.form.params["dec"])
+
+
+@each_spec
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_end_training_before_they_spread(
+    spec: TrainBase, poison: float
+) -> None:
+    trainer = _trainer(spec)
+    _run(trainer, 5)
+    before, scalars = trainer.state_dict()
+    bad = _batch(5)
+    bad[17, 3] = poison
+    with pytest.raises(TrainingError, match=f"at step 5 of {STEPS}"):
+        trainer.step(bad)
+    after, scalars_after = trainer.state_dict()
+    _same(after, before)
+    assert scalars_after == scalars
+
+
+@each_spec
+def test_a_batch_without_variance_is_refused(spec: TrainBase) -> None:
+    if spec.arch == "relu_l1":  # type: ignore[attr-defined]
+        pytest.skip("its loss divides by no variance")
+    with pytest.raises(TrainingError, match="step 0"):
+        _trainer(spec).step(torch.ones(ROWS, D_IN))
+
+
+def test_a_state_of_another_run_is_refused() -> None:
+    tensors, scalars = _trainer(SPECS["topk"]).state_dict()
+    with pytest.raises(StoreError, match="not one of a relu_l1 SAE"):
+        _trainer(SPECS["relu_l1"]).load_state_dict(tensors, scalars)
+    wider = _trainer(TopKTrain(width=72, k=4))
+    with pytest.raises(StoreError, match=r"differs in .*param\.dec"):
+        wider.load_state_dict(tensors, scalars)
+    trainer = _trainer(SPECS["topk"])
+    _run(trainer, 2)
+    tensors, scalars = trainer.state_dict()
+    del tensors["adam.dec.exp_avg"]
+    with pytest.raises(StoreError, match=r"adam\.dec\.exp_avg"):
+        _trainer(SPECS["topk"]).load_state_dict(tensors, scalars)
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
+    spec = TopKTrain(width=64, lr=1.0, lr_warmup=0.1, lr_decay=0.2)
+    rates = [learning_rate(spec, D_IN, step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert set(rates[10:80]) == {1.0}
+    assert rates[80:] == pytest.approx([(20 - i) / 20 for i in range(20)])
+    flat = TopKTrain(width=64, lr=1.0, lr_warmup=0.0, lr_decay=0.0)
+    assert {learning_rate(flat, D_IN, step, 3) for step in range(3)} == {1.0}
+
+
+def test_the_default_rate_is_that_of_the_width_in_long_runs_and_higher_in_short_ones() -> None:
+    spec = TopKTrain(width=65536)
+    assert peak_rate(spec, 2560, 100_000) == pytest.approx(1e-4)
+    assert peak_rate(spec, 2560, 1000) == pytest.approx(0.064 / math.sqrt(2560))
+    assert peak_rate(spec, 64, 10) == pytest.approx(0.1 / 8)
+    assert peak_rate(spec.model_copy(update={"lr": 0.5}), 64, 10) == 0.5
+
+
+def test_a_gradient_above_the_clip_is_shortened_to_it() -> None:
+    def moved(clip: float | None) -> tuple[Tensor, float]:
+        trainer = _trainer(TopKTrain(width=64, k=4, lr=1e-3, grad_clip=clip))
+        trainer.step(_batch(0))
+        return trainer.state_dict()[0]["adam.enc.exp_avg"], trainer.log()["grad_norm"]
+
+    free, norm = moved(None)
+    clipped, norm_before_clipping = moved(norm / 4)
+    assert norm_before_clipping == norm
+    torch.testing.assert_close(clipped, free / 4)
+    assert torch.equal(moved(norm * 4)[0], free)
+
+
+@pytest.mark.parametrize("name", ["topk", "topk with dead latents", "jumprelu"])
+def test_decoder_rows_keep_unit_norm(name: str) -> None:
+    trainer = _trainer(SPECS[name])
+    _run(trainer, STEPS)
+    norms = trainer.form.params["dec"].norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones(64), rtol=0, atol=1e-6)
+
+
+def test_a_latent_is_dead_once_it_was_silent_for_so_many_tokens() -> None:
+    trainer = _trainer(TopKTrain(width=64, k=4, dead_after=3 * ROWS, auxk_alpha=0.0, lr=1e-9))
+    trainer.form.params["b_enc"][5] = -100.0
+    shares = [log["dead_fraction"] for log in _run(trainer, 5)]
+    assert shares[:2] == [0.0, 0.0]
+    assert min(shares[2:]) >= 1 / 64
+    assert int(trainer.since_fired[5]) == 5 * ROWS
+
+
+def test_thresholds_start_where_each_latent_fires_equally_often() -> None:
+    spec = JumpReluTrain.model_construct(
+        **{**dict(SPECS["jumprelu"]), "threshold_init": None, "l0": 2.0}
+    )
+    trainer = _trainer(spec)
+    trainer.step(_batch(0))
+    assert trainer.log()["l0"] == pytest.approx(4 * 2.0, rel=0.1)
+    assert bool((trainer.since_fired == 0).all())
+
+
+@pytest.mark.parametrize("far", [0.01, 3.0], ids=["from below", "from above"])
+def test_jumprelu_ends_at_its_target_l0(far: float) -> None:
+    spec = JumpReluTrain(
+        arch="jumprelu", width=64, l0=4.0, lr=1e-2, bandwidth=1.0, threshold_init=far, beta1=0.0
+    )
+    trainer = _trainer(spec, 400)
+    logs = _run(trainer, 400)
+    assert abs(logs[0]["l0"] - 4.0) > 2.0
+    assert sum(log["l0"] for log in logs[-20:]) / 20 == pytest.approx(4.0, rel=0.05)
+
+
+@each_spec
+def test_what_is_logged_is_said_of_the_last_batch(spec: TrainBase) -> None:
+    trainer = _trainer(spec)
+    assert trainer.log() == {}
+    _run(trainer, 2)
+    at_two = _trainer(spec)
+    _run(at_two, 2)
+    x = _batch(2).float()
+    sae = at_two.finish()
+    x_hat, f = sae(x), sae.encode(x)
+    trainer.step(_batch(2))
+    log = trainer.log()
+    fvu = float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum())
+    assert log["fvu"] == pytest.approx(fvu, rel=1e-4)
+    assert log["l0"] == pytest.approx(float((f > 0).sum(1).float().mean()), rel=1e-3)
+    assert all(math.isfinite(value) for value in log.values())
+
+
+def test_a_share_of_the_budget_decides_what_is_dead_when_nothing_is_said() -> None:
+    assert _trainer(TopKTrain(width=64, num_tokens=2_000)).dead_after == 100
+    assert _trainer(TopKTrain(width=64, num_tokens=10**9)).dead_after == 10_000_000
+
+
+def _ignored(**fields: Any) -> TopKTrain:
+    return TopKTrain(width=64, k=4, lr=1e-3, **fields)
+
+
+def test_how_often_is_logged_or_saved_changes_nothing() -> None:
+    runs = [_trainer(_ignored(log_every=1, checkpoint_every=1)), _trainer(_ignored())]
+    for trainer in runs:
+        _run(trainer, 4)
+    _same(runs[0].state_dict()[0], runs[1].state_dict()[0])
