@@ -88,7 +88,7 @@ class Form(abc.ABC):
         `dead [n]` (int64) are the latents that count as dead, or None when there are none.
         """
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Outcome, moment: Moment) -> None:
         """Called after the optimizer's step, to restore what must hold of the weights."""
         return
 

@@ -12,8 +12,11 @@ that the coefficient means the same everywhere:
 
     L = |x_hat - x|^2 / Var(x)  +  c w(t) [ r^2 + m r ],   r = L0 / L0* - 1
 
-w rises linearly from zero. r^2 alone settles where its slope balances the error's, a little above
-the target; m, which integrates r step by step (the method of multipliers), takes the rest away.
+w rises linearly from zero. r^2 alone settles where its slope balances the error's, a little off
+the target; m, which integrates r step by step (the method of multipliers), takes the rest away and
+ends as the price of a latent. Adam carries gradients of the first steps along for a thousand more,
+so after each step a small common shift of all thresholds, a fraction of the Newton step towards
+the target with the slope that the window gives, keeps L0 on its way meanwhile.
 Thresholds are float32, trained directly (no logarithm) and kept at or above zero.
 """
 
@@ -36,9 +39,12 @@ from sae_cli.spec.stages import JumpReluTrain
 
 INTEGRAL_RATE = 0.02
 """How much of r a step adds to the multiplier m."""
-GAIN = 0.05
 MULTIPLIER_LIMIT = 5.0
-"""Bound on |m|, so that a long rise from a far start does not wind it up."""
+"""Bound on |m|, so that a long way from a far start does not wind it up."""
+NEWTON_RATE = 0.15
+"""Share of the Newton step by which a step moves all thresholds."""
+MAX_SHIFT = 0.1
+"""Bound on that shift, in bandwidths: further away the slope is not known."""
 INITIAL_EXCESS = 4.0
 """Left to choose, thresholds start where the first batch has this multiple of the target L0."""
 
@@ -111,20 +117,19 @@ class JumpReLU(Form):
                 "coefficient": slope * self.target,
                 "threshold": theta.mean(),
                 "l0_slope": near.sum() / (rows * self.bandwidth),
-                "ramp": z.new_tensor(moment.ramp(self.warmup)),
             },
         )  # fmt: skip
 
-    def settle(self, outcome: Outcome) -> None:
-        """Unit decoder rows, thresholds at or above zero, one step of the multiplier."""
+    def settle(self, outcome: Outcome, moment: Moment) -> None:
+        """Unit decoder rows, thresholds at or above zero, one step of the two controllers."""
         renormalise(self.params["dec"])
-        self.params["threshold"].clamp_min_(0.0)
         excess = (outcome.l0 / self.target - 1.0).clamp(-1.0, 1.0)
         multiplier = self.buffers["multiplier"]
         multiplier.add_(excess * INTEGRAL_RATE).clamp_(-MULTIPLIER_LIMIT, MULTIPLIER_LIMIT)
-        lim=0.1*self.bandwidth
-        sh=(GAIN*excess*self.target/outcome.extra["l0_slope"].clamp_min(1e-9)).clamp(-lim,lim)*outcome.extra["ramp"]
-        self.params["threshold"].add_(sh).clamp_min_(0.0)
+        slope = outcome.extra["l0_slope"].clamp_min(torch.finfo(excess.dtype).tiny)
+        newton, reach = excess * self.target / slope, MAX_SHIFT * self.bandwidth
+        shift = (newton * NEWTON_RATE).clamp(-reach, reach) * moment.ramp(self.warmup)
+        self.params["threshold"].add_(shift).clamp_min_(0.0)
 
     def scaled(self) -> Scaled:
         return Scaled(self.arch, **self.params)

@@ -96,7 +96,7 @@ class TopK(Form):
         grads["b_enc"].index_add_(0, dead, pre_grad.sum(0))
         return miss.square().sum() / variance
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Outcome, moment: Moment) -> None:
         """Decoder rows back to unit norm."""
         renormalise(self.params["dec"])
 

@@ -106,7 +106,8 @@ class Trainer:
         z = (x.to(device=self.device, dtype=torch.float32) - self._offset) * self.scale
         if self.steps == 0:
             self.form.begin(z)
-        outcome = self.form.gradients(z, Moment(self.steps, self.total), self._dead())
+        moment = Moment(self.steps, self.total)
+        outcome = self.form.gradients(z, moment, self._dead())
         norm = self._checked_norm(outcome)
         lr = learning_rate(self.spec, self.d_in, self.steps, self.total)
         grads = [outcome.grads[n] for n in self._names]
@@ -117,7 +118,7 @@ class Trainer:
             group["lr"] = lr * group["scale"]
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
-        self.form.settle(outcome)
+        self.form.settle(outcome, moment)
         self.since_fired.add_(x.shape[0]).masked_fill_(outcome.fired, 0)
         self.steps += 1
         self.tokens += x.shape[0]

@@ -57,7 +57,7 @@ class ShuffledReader:
                 f"the array holds {reader.n_rows} of {reader.planned_rows} rows: "
                 "the order of training can't be known before it is finished"
             )
-        self._reader, self._pool_tokens, self._seed = reader, pool_tokens, seed
+        self._reader, self._seed = reader, seed
         self._device = torch.device(device)
         keep = reader.keep()
         bounds = range(0, reader.n_rows, reader.chunk_rows)
@@ -67,7 +67,13 @@ class ShuffledReader:
         """Kept rows: after this many the stream starts its next epoch."""
         if self.rows_per_epoch == 0:
             raise StoreError("the array's mask drops every row: there is nothing to train on")
+        self._n_pools = max(1, round(self.rows_per_epoch / pool_tokens))
         self._plans: dict[int, _Plan] = {}
+        # A pool outgrows an even share by less than a chunk. Memory is reused from pool to pool.
+        most = -(-self.rows_per_epoch // self._n_pools) + reader.chunk_rows
+        buffers = 2 if prefetch else 1
+        self._buffers = [torch.empty(most, reader.d, dtype=reader.dtype) for _ in range(buffers)]
+        self._turn = 0
         self._here: tuple[tuple[int, int], Tensor] | None = None
         self._next: tuple[tuple[int, int], Future[Tensor]] | None = None
         self._thread = ThreadPoolExecutor(1, "saectl-pool") if prefetch else None
@@ -96,6 +102,7 @@ class ShuffledReader:
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
         self._here = self._next = None
+        self._buffers = []
 
     def __enter__(self) -> ShuffledReader:
         return self
@@ -107,9 +114,8 @@ class ShuffledReader:
         if epoch not in self._plans:
             order = _permutation(len(self._kept), self._seed, _CHUNKS, epoch)
             ends = np.cumsum(self._kept[order])
-            pools = max(1, round(self.rows_per_epoch / self._pool_tokens))
             # A chunk belongs to the pool in which its last kept row falls; empty pools vanish.
-            home = np.maximum(ends - 1, 0) * pools // self.rows_per_epoch
+            home = np.maximum(ends - 1, 0) * self._n_pools // self.rows_per_epoch
             edges = [0, *(np.flatnonzero(np.diff(home)) + 1).tolist(), len(order)]
             starts = [0, *(int(ends[edge - 1]) for edge in edges[1:-1])]
             self._plans = {e: p for e, p in self._plans.items() if abs(e - epoch) == 1}
@@ -117,33 +123,41 @@ class ShuffledReader:
         return self._plans[epoch]
 
     def _pool(self, epoch: int, pool: int) -> Tensor:
-        """Rows of a pool in stream order, [rows, d] in the stored dtype; starts on the next one."""
-        wanted = (epoch, pool)
-        if self._here is None or self._here[0] != wanted:
-            waiting, self._next, self._here = self._next, None, None
-            if waiting is not None and waiting[0] == wanted:
-                rows = waiting[1].result()
-            else:
-                rows = self._load(self._plan(epoch), epoch, pool)
-            self._here = (wanted, rows)
-            if self._thread is not None:
-                last = pool + 1 == len(self._plan(epoch).starts)
-                ahead = (epoch + 1, 0) if last else (epoch, pool + 1)
-                plan = self._plan(ahead[0])
-                self._next = (ahead, self._thread.submit(self._load, plan, *ahead))
-        return self._here[1]
+        """Rows of a pool in stream order, [rows, d] in the stored dtype; starts on the next one.
 
-    def _load(self, plan: _Plan, epoch: int, pool: int) -> Tensor:
+        Valid until another pool is asked for.
+        """
+        wanted = (epoch, pool)
+        if self._here is not None and self._here[0] == wanted:
+            return self._here[1]
+        self._turn = (self._turn + 1) % len(self._buffers)  # where the next pool is, or goes
+        waiting, self._next, self._here = self._next, None, None
+        rows = waiting[1].result() if waiting is not None else None
+        if rows is None or waiting is None or waiting[0] != wanted:
+            rows = self._load(self._buffers[self._turn], epoch, pool)
+        self._here = (wanted, rows)
+        if self._thread is not None:
+            last = pool + 1 == len(self._plan(epoch).starts)
+            ahead = (epoch + 1, 0) if last else (epoch, pool + 1)
+            self._plan(ahead[0])  # here, so that the thread only reads plans
+            free = self._buffers[1 - self._turn]
+            self._next = (ahead, self._thread.submit(self._load, free, *ahead))
+        return rows
+
+    def _load(self, buffer: Tensor, epoch: int, pool: int) -> Tensor:
+        """Fill `buffer` with a pool; returns the part that was filled."""
+        plan = self._plan(epoch)
         chunks = plan.order[plan.edges[pool] : plan.edges[pool + 1]].tolist()
-        size = int(self._kept[chunks].sum())
-        slots = _permutation(size, self._seed, _ROWS, epoch, pool)
-        rows = torch.empty(size, self._reader.d, dtype=self._reader.dtype)
-        into = rows.view(torch.int16).numpy()  # numpy moves whole rows four times as fast
+        rows = buffer[: int(self._kept[chunks].sum())]
+        slots = _permutation(len(rows), self._seed, _ROWS, epoch, pool)
+        into = rows.view(torch.int16).numpy()  # numpy moves whole rows several times faster
         done = 0
         for k in chunks:
             acts = self._reader.chunk(k).view(torch.int16).numpy()
             count = int(self._kept[k])
-            into[slots[done : done + count]] = acts[np.flatnonzero(self._keep[k])]
+            if count < len(acts):
+                acts = acts[np.flatnonzero(self._keep[k])]
+            into[slots[done : done + count]] = acts
             done += count
         return rows
 

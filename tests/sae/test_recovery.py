@@ -34,7 +34,7 @@ class Mixture:
 @pytest.mark.parametrize(
     ("spec", "fvu", "cosine"),
     [
-        (TopKTrain(width=128, k=4), 0.1, 0.95),
+        (TopKTrain(width=128, k=4), 0.15, 0.95),
         (ReluL1Train(arch="relu_l1", width=128, l1=1.0), 0.15, 0.9),
         (
             JumpReluTrain(

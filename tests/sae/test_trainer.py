@@ -117,14 +117,6 @@ def test_numbers_that_are_not_finite_end_training_before_they_spread(
     assert scalars_after == scalars
 
 
-@each_spec
-def test_a_batch_without_variance_is_refused(spec: TrainBase) -> None:
-    if spec.arch == "relu_l1":  # type: ignore[attr-defined]
-        pytest.skip("its loss divides by no variance")
-    with pytest.raises(TrainingError, match="step 0"):
-        _trainer(spec).step(torch.ones(ROWS, D_IN))
-
-
 def test_a_state_of_another_run_is_refused() -> None:
     tensors, scalars = _trainer(SPECS["topk"]).state_dict()
     with pytest.raises(StoreError, match="not one of a relu_l1 SAE"):
