@@ -10,7 +10,7 @@ import typer
 
 from sae_cli import __version__
 from sae_cli.cli import gc, inspect, plan, schema, stages, status
-from sae_cli.errors import FAILED, INTERRUPTED, USAGE, SaectlError
+from sae_cli.errors import FAILED, INTERRUPTED, USAGE, Interrupted, SaectlError
 from sae_cli.spec.work import Kind
 
 app = typer.Typer(
@@ -72,7 +72,7 @@ def _run(arguments: list[str]) -> int:
     except SaectlError as e:
         if verbose:
             traceback.print_exc()
-        print(f"error: {e}", file=sys.stderr)
+        print(e if isinstance(e, Interrupted) else f"error: {e}", file=sys.stderr)
         return e.exit_code
     except _UsageProblem as e:
         e.show()

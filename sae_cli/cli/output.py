@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from sae_cli.plan.reason import Row
 from sae_cli.report.results import SaeRow
+from sae_cli.run.base import Result
 from sae_cli.spec.base import Frozen
-
-VERSION = 1
+from sae_cli.store.layout import StageDir
 
 
 class StageLine(Frozen):
@@ -27,37 +26,62 @@ class StageLine(Frozen):
     seconds: float | None = None
 
 
-class PlanOutput(Frozen):
-    """`saectl plan --json`, `saectl status --json`."""
+class SweepPlan(Frozen):
+    """The stages of one sweep."""
 
-    version: Literal[1] = 1
     sweep: str
     unpinned: tuple[str, ...] = ()
+    """Hub names whose commit is not known yet: the keys are provisional."""
     stages: tuple[StageLine, ...]
+
+
+class PlanOutput(Frozen):
+    """`saectl plan --json`, `saectl status --json`, `--dry-run --json`."""
+
+    version: Literal[1] = 1
+    sweeps: tuple[SweepPlan, ...]
+
+
+class SweepRun(Frozen):
+    """What came of one sweep."""
+
+    sweep: str
+    stages: tuple[StageLine, ...]
+    waiting: int
+    """Stages that were left, because what they need is not there."""
+    results: tuple[SaeRow, ...]
+    release: str | None
 
 
 class RunOutput(Frozen):
     """`saectl run --json` and the four stages."""
 
     version: Literal[1] = 1
-    sweep: str
-    stages: tuple[StageLine, ...]
-    results: tuple[SaeRow, ...]
-    release: str | None
+    sweeps: tuple[SweepRun, ...]
 
 
-def plan_lines(rows: Sequence[Row], paths: Sequence[str]) -> tuple[StageLine, ...]:
-    """The rows of a plan with the folder of each stage."""
-    return tuple(
-        StageLine(
-            kind=r.stage.kind,
-            slug=r.stage.slug,
-            key=r.stage.key,
-            path=p,
-            action=r.action,
-            reason=r.reason,
-            status=str(r.state.status),
-            bytes=r.bytes,
-        )
-        for r, p in zip(rows, paths, strict=True)
+def plan_line(row: Row, path: StageDir) -> StageLine:
+    """A row of a plan, with the stage's folder."""
+    return StageLine(
+        kind=row.stage.kind,
+        slug=row.stage.slug,
+        key=row.stage.key,
+        path=str(path),
+        action=row.action,
+        reason=row.reason,
+        status=str(row.state.status),
+        bytes=row.bytes,
+    )
+
+
+def run_line(result: Result) -> StageLine:
+    """How a stage ended."""
+    return StageLine(
+        kind=result.stage.kind,
+        slug=result.stage.slug,
+        key=result.stage.key,
+        path=str(result.path),
+        action=result.ending,
+        reason=result.cause,
+        seconds=round(result.seconds, 3),
     )

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sae_cli.cli import options as o
 from sae_cli.cli import render
-from sae_cli.cli.output import PlanOutput, plan_lines
+from sae_cli.cli.output import PlanOutput, SweepPlan, plan_line
 from sae_cli.cli.session import Opened, open_sweeps
 from sae_cli.errors import OK
-from sae_cli.plan.choose import choose, forced
+from sae_cli.plan.choose import Choice, choose
+from sae_cli.plan.graph import Graph
 from sae_cli.plan.place import folder
-from sae_cli.plan.reason import explain
+from sae_cli.plan.reason import Row, explain
 from sae_cli.spec import load as loading
-from sae_cli.spec.work import Kind
 from sae_cli.store.layout import Workspace
 
 
@@ -47,31 +47,40 @@ def plan(
     """What `saectl run` would do, stage by stage, and why. Touches nothing."""
     workspace = Workspace(store)
     sweeps = open_sweeps(spec, model, sets, workspace, online=False, every=every)
-    show(sweeps, None, workspace, only or (), force, force_downstream, as_json=json)
+
+    def choice(graph: Graph) -> Choice:
+        return choose(graph, None, only or (), force=force, downstream=force_downstream)
+
+    show(sweeps, workspace, choice, as_json=json)
     return OK
 
 
 def show(
     sweeps: Sequence[Opened],
-    kind: Kind | None,
     workspace: Workspace,
-    only: Sequence[str],
-    force: bool,
-    force_downstream: bool,
+    choice: Callable[[Graph], Choice],
     *,
     as_json: bool,
 ) -> None:
-    """Print the plan of each sweep."""
+    """Print the plan of each sweep, for the stages that `choice` takes from it."""
+    plans = []
     for opened in sweeps:
-        graph = opened.graph
-        chosen = choose(graph, kind, only)
-        again = forced(graph, kind, chosen, force, force_downstream)
-        rows = explain(graph, workspace, chosen, again)
+        chosen = choice(opened.graph)
+        rows = explain(opened.graph, workspace, chosen.stages, chosen.force)
         if as_json:
-            lines = plan_lines(rows, [str(folder(workspace, r.stage).path) for r in rows])
-            output = PlanOutput(sweep=graph.sweep.spec.name, unpinned=opened.unpinned, stages=lines)
-            print(output.model_dump_json(indent=2))
+            plans.append(as_plan(opened, rows, workspace))
             continue
         render.plan(rows)
         if opened.unpinned:
             print(f"keys are provisional until a run pins {', '.join(opened.unpinned)}")
+    if as_json:
+        print(PlanOutput(sweeps=tuple(plans)).model_dump_json(indent=2))
+
+
+def as_plan(opened: Opened, rows: Sequence[Row], workspace: Workspace) -> SweepPlan:
+    """One sweep's rows for `--json`."""
+    return SweepPlan(
+        sweep=opened.graph.sweep.spec.name,
+        unpinned=opened.unpinned,
+        stages=tuple(plan_line(r, folder(workspace, r.stage)) for r in rows),
+    )

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from sae_cli.cli import options as o
 from sae_cli.cli import render
-from sae_cli.cli.output import RunOutput, StageLine
+from sae_cli.cli.output import RunOutput, SweepRun, run_line
 from sae_cli.cli.plan import show
 from sae_cli.cli.progress import clock, reporter
 from sae_cli.cli.session import Opened, open_sweeps, remember
 from sae_cli.errors import FAILED, OK, SaectlError
-from sae_cli.plan.choose import choose, forced
+from sae_cli.plan.choose import Choice, choose
 from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.place import folder
 from sae_cli.plan.reason import explain
@@ -28,16 +28,29 @@ from sae_cli.store.layout import Workspace
 
 @dataclass(frozen=True)
 class _Wish:
-    """What the flags of a stage verb ask for."""
+    """What a stage verb was asked for."""
 
+    kind: Kind | None
     only: Sequence[str]
+    ready_only: bool
+    """Do only what can start now: the verb was given no sweep, so it surprises nobody."""
     force: bool
     force_downstream: bool
     keep_going: bool
     yes: bool
-    json: bool
     quiet: bool
     verbose: bool
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What came of one sweep."""
+
+    graph: Graph
+    chosen: Sequence[Stage]
+    results: Sequence[Result]
+    waiting: int
+    """Stages that were left, because what they need is not there."""
 
 
 def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
@@ -59,40 +72,60 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
         quiet: o.Quiet = False,
         verbose: o.Verbose = False,
     ) -> int:
-        wish = _Wish(only or (), force, force_downstream, keep_going, yes, json, quiet, verbose)
         workspace = Workspace(store)
         sweeps = open_sweeps(spec, model, sets, workspace, online=not dry_run, every=every)
+        named = spec is not None or (model is not None and not every)
+        wish = _Wish(
+            kind, only or (), kind is not None and not named, force, force_downstream,
+            keep_going, yes, quiet or json, verbose,
+        )  # fmt: skip
         if dry_run:
-            show(sweeps, kind, workspace, wish.only, force, force_downstream, as_json=json)
+            show(sweeps, workspace, lambda graph: _choice(graph, wish), as_json=json)
             return OK
-        return max(_run(opened, kind, workspace, wish) for opened in sweeps)
+        outcomes = [_run(opened, workspace, wish) for opened in sweeps]
+        if json:
+            _print_json(outcomes, workspace)
+        else:
+            for outcome in outcomes:
+                _print(outcome, workspace)
+        failed = [r for o in outcomes for r in o.results if r.ending in ("failed", "blocked")]
+        for r in failed:
+            log = f"\n  log: {r.path / 'log.txt'}" if r.ending == "failed" else ""
+            print(f"error: {r.stage.name} {r.ending}: {r.cause}{log}", file=sys.stderr)
+        return FAILED if failed or not any(o.chosen for o in outcomes) else OK
 
     command.__name__, command.__doc__ = name, summary
     return command
 
 
-def _run(opened: Opened, kind: Kind | None, workspace: Workspace, wish: _Wish) -> int:
+def _choice(graph: Graph, wish: _Wish) -> Choice:
+    return choose(
+        graph, wish.kind, wish.only, upstream=not wish.ready_only,
+        force=wish.force, downstream=wish.force_downstream,
+    )  # fmt: skip
+
+
+def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
     graph = opened.graph
-    chosen = choose(graph, kind, wish.only)
-    force = forced(graph, kind, chosen, wish.force, wish.force_downstream)
-    rows = explain(graph, workspace, chosen, force)
+    choice = _choice(graph, wish)
+    rows = explain(graph, workspace, choice.stages, choice.force)
     blocked = [r for r in rows if r.action == "blocked"]
-    if blocked and not wish.keep_going:
-        first = blocked[0]
+    if blocked and not (wish.ready_only or wish.keep_going):
         raise SaectlError(
-            f"{first.stage.name}: {first.reason}",
-            hint=f"do it first: saectl run ... --only {first.stage.deps and _needed(first.reason)}",
+            f"{blocked[0].stage.name}: {blocked[0].reason}",
+            hint="leave out --only, or choose with it what is needed too",
         )
     todo = [r.stage for r in rows if r.action in ("run", "wait")]
+    chosen = [r.stage for r in rows if r.action != "blocked"]
     _refuse_overfull(workspace, sum(r.bytes or 0 for r in rows if r.action == "run"), wish.yes)
+    if not todo:
+        return _Outcome(graph, chosen, [], len(blocked))
     remember(graph, workspace)
-    report = reporter(quiet=wish.quiet or wish.json)
-    context_force = set(force)
-    results: list[Result] = []
+    report = reporter(quiet=wish.quiet)
     try:
         with stop_requests(report.note) as stop:
             context = Context(
-                workspace, report, graph.sweep.spec.device, stop, context_force, wish.verbose
+                workspace, report, graph.sweep.spec.device, stop, set(choice.force), wish.verbose
             )
             results = local.run(
                 todo,
@@ -104,11 +137,7 @@ def _run(opened: Opened, kind: Kind | None, workspace: Workspace, wish: _Wish) -
         report.close()
         here = [folder(workspace, s) for s in graph.stages]
         workspace.link_run(graph.sweep.spec.name, [d for d in here if d.path.is_dir()])
-    return _tell(graph, chosen, results, workspace, wish)
-
-
-def _needed(reason: str) -> str:
-    return reason.removeprefix("needs ").split(",")[0]
+    return _Outcome(graph, chosen, results, len(blocked))
 
 
 def _refuse_overfull(workspace: Workspace, needed: int, yes: bool) -> None:
@@ -130,48 +159,36 @@ def _line(result: Result) -> str:
     return f"{result.ending:<8}{result.stage.name}{took}{why}"
 
 
-def _tell(
-    graph: Graph,
-    chosen: Sequence[Stage],
-    results: Sequence[Result],
-    workspace: Workspace,
-    wish: _Wish,
-) -> int:
-    failed = [r for r in results if r.ending in ("failed", "blocked")]
-    found = result_rows(graph, workspace)
-    released = [
-        str(folder(workspace, s).path / graph.sweep.spec.name)
-        for s in graph.of("release")
-        if s in chosen and folder(workspace, s).done.is_file()
-    ]
-    if wish.json:
-        lines = tuple(
-            StageLine(
-                kind=r.stage.kind,
-                slug=r.stage.slug,
-                key=r.stage.key,
-                path=str(r.path),
-                action=r.ending,
-                reason=r.cause,
-                seconds=round(r.seconds, 3),
-            )
-            for r in results
+def _print(outcome: _Outcome, workspace: Workspace) -> None:
+    name, chosen = outcome.graph.sweep.spec.name, outcome.chosen
+    if chosen and not outcome.results:
+        print(f"{name}: nothing to do, {len(chosen)} stages are done")
+    if outcome.waiting:
+        print(
+            f"{name}: {outcome.waiting} stages wait for what comes before them "
+            f"(saectl status shows it; saectl run does it)"
         )
-        output = RunOutput(
-            sweep=graph.sweep.spec.name,
-            stages=lines,
-            results=tuple(found),
-            release=released[0] if released else None,
+    found = result_rows(outcome.graph, workspace)
+    if found and any(s.kind in ("eval", "release") for s in chosen):
+        render.results(found)
+    for path in _released(outcome, workspace):
+        print(f"release: {path}")
+
+
+def _print_json(outcomes: Sequence[_Outcome], workspace: Workspace) -> None:
+    runs = tuple(
+        SweepRun(
+            sweep=outcome.graph.sweep.spec.name,
+            stages=tuple(run_line(r) for r in outcome.results),
+            waiting=outcome.waiting,
+            results=tuple(result_rows(outcome.graph, workspace)),
+            release=next(iter(_released(outcome, workspace)), None),
         )
-        print(output.model_dump_json(indent=2))
-    else:
-        if not results:
-            print(f"{graph.sweep.spec.name}: nothing to do, {len(chosen)} stages are done")
-        if found and any(s.kind in ("eval", "release") for s in chosen):
-            render.results(found)
-        if released:
-            print(f"release: {released[0]}")
-    for r in failed:
-        log = f"\n  log: {r.path / 'log.txt'}" if r.ending == "failed" else ""
-        print(f"error: {r.stage.name} {r.ending}: {r.cause}{log}", file=sys.stderr)
-    return FAILED if failed else OK
+        for outcome in outcomes
+    )
+    print(RunOutput(sweeps=runs).model_dump_json(indent=2))
+
+
+def _released(outcome: _Outcome, workspace: Workspace) -> list[str]:
+    places = [folder(workspace, s) for s in outcome.chosen if s.kind == "release"]
+    return [str(p.path / outcome.graph.sweep.spec.name) for p in places if p.done.is_file()]

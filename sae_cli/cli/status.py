@@ -8,11 +8,11 @@ import typer
 
 from sae_cli.cli import options as o
 from sae_cli.cli import render
-from sae_cli.cli.output import PlanOutput, plan_lines
+from sae_cli.cli.output import PlanOutput
+from sae_cli.cli.plan import as_plan
 from sae_cli.cli.progress import clock
 from sae_cli.cli.session import open_sweeps
 from sae_cli.errors import OK, WORK_FOUND
-from sae_cli.plan.place import folder
 from sae_cli.plan.reason import Row, ago, explain
 from sae_cli.store.layout import Workspace
 from sae_cli.store.status import Status
@@ -33,24 +33,21 @@ def status(
     """Where every stage stands: done, running, stale, failed, waiting."""
     workspace = Workspace(store)
     work = False
+    plans = []
     for opened in open_sweeps(spec, model, sets, workspace, online=False, every=every):
         rows = explain(opened.graph, workspace)
         work = work or any(r.action != "skip" for r in rows)
-        name = opened.graph.sweep.spec.name
         if json:
-            lines = plan_lines(rows, [str(folder(workspace, r.stage).path) for r in rows])
-            print(
-                PlanOutput(sweep=name, unpinned=opened.unpinned, stages=lines).model_dump_json(
-                    indent=2
-                )
-            )
+            plans.append(as_plan(opened, rows, workspace))
             continue
         done = sum(r.action == "skip" for r in rows)
-        print(f"{name}: {done} of {len(rows)} stages done")
+        print(f"{opened.graph.sweep.spec.name}: {done} of {len(rows)} stages done")
         render.table(
             ["stage", "name", "key", "status", ""],
             [(r.stage.kind, r.stage.slug, r.stage.key, r.state.status, _detail(r)) for r in rows],
         )
+    if json:
+        print(PlanOutput(sweeps=tuple(plans)).model_dump_json(indent=2))
     return WORK_FOUND if check and work else OK
 
 

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sae_cli.errors import UsageError
 from sae_cli.plan.graph import Graph, Stage
 from sae_cli.spec.work import Kind
 
 
-def choose(graph: Graph, kind: Kind | None, only: Sequence[str]) -> list[Stage]:
-    """The stages a verb means: its kind and what that needs, or exactly what `--only` names."""
+@dataclass(frozen=True)
+class Choice:
+    """Stages to look at, in an order in which they can run, and those to do although done."""
+
+    stages: tuple[Stage, ...]
+    force: frozenset[str]
+    """Names."""
+
+
+def choose(
+    graph: Graph,
+    kind: Kind | None,
+    only: Sequence[str] = (),
+    *,
+    upstream: bool = True,
+    force: bool = False,
+    downstream: bool = False,
+) -> Choice:
+    """What a verb means: exactly what `only` names, else its `kind` (None: all kinds).
+
+    With `upstream`, a kind brings along what it needs. `force` does the verb's own stages again,
+    `downstream` all that depends on them too. Raises UsageError when `only` names nothing.
+    """
     if only:
         named = graph.select(only)
-        chosen = [s for s in named if kind is None or s.kind == kind]
-        if not chosen:
+        own = [s for s in named if kind is None or s.kind == kind]
+        if not own:
             raise UsageError(f"--only {' '.join(only)}: names no {kind} stage of this sweep")
-        return chosen
-    return list(graph.stages) if kind is None else graph.upstream(graph.of(kind))
-
-
-def forced(
-    graph: Graph, kind: Kind | None, chosen: Sequence[Stage], force: bool, downstream: bool
-) -> set[str]:
-    """Names of the stages to do again: the chosen ones of the verb's kind, and their dependants."""
-    if not (force or downstream):
-        return set()
-    names = {s.name for s in chosen if kind is None or s.kind == kind}
+        chosen = own
+    else:
+        own = list(graph.stages) if kind is None else graph.of(kind)
+        chosen = graph.upstream(own) if upstream else own
+    again = {s.name for s in own} if force or downstream else set()
     if downstream:
         for s in graph.stages:  # in order, so one pass reaches all
-            if any(d.name in names for d in s.deps.values()):
-                names.add(s.name)
-    planned = {s.name for s in chosen}
-    return names & planned if not downstream else names
+            if any(d.name in again for d in s.deps.values()):
+                again.add(s.name)
+    wanted = again | {s.name for s in chosen}
+    return Choice(tuple(s for s in graph.stages if s.name in wanted), frozenset(again))

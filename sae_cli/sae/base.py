@@ -79,7 +79,7 @@ class SAE:
         return cls(cast(Arch, arch), k=k, **tensors)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The named tensors, contiguous: W_enc, W_dec, b_enc, b_dec and, for jumprelu, threshold."""
+        """The named tensors, contiguous: W_enc, W_dec, b_enc, b_dec; for jumprelu, threshold."""
         out = {"W_enc": self.W_enc, "W_dec": self.W_dec, "b_enc": self.b_enc, "b_dec": self.b_dec}
         if self.threshold is not None:
             out["threshold"] = self.threshold
@@ -93,9 +93,7 @@ class SAE:
     def d_sae(self) -> int:
         return self.W_enc.shape[1]
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> SAE:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SAE:
         """The same SAE on another device or in another number format."""
         moved = {n: t.to(device=device, dtype=dtype) for n, t in self.tensors().items()}
         return SAE(self.arch, k=self.k, **moved)

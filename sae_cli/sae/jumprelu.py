@@ -132,4 +132,7 @@ class JumpReLU(Form):
         self.params["threshold"].add_(shift).clamp_min_(0.0)
 
     def scaled(self) -> Scaled:
-        return Scaled(self.arch, **self.params)
+        p = self.params
+        return Scaled(
+            self.arch, p["enc"], p["dec"], p["b_enc"], p["b_dec"], threshold=p["threshold"]
+        )

@@ -13,6 +13,8 @@ width of the model.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,10 @@ from sae_cli.spec.stages import ReluL1Train
 
 INITIAL_NORM = 0.1
 """Norm of a decoder row at the start, as in the source."""
+DEFAULT_L1 = 0.125
+"""Left out of the spec, lambda is this times sqrt(d_in). An activation of size a is shrunk by
+lambda / 2, and with |x| = sqrt(d_in) activations grow with sqrt(d_in), so lambda must too. At
+d_in = 1600 it is the source's 5; on the embedded model (64) it is 1 and gives an L0 of about 10."""
 
 
 class ReluL1(Form):
@@ -33,7 +39,8 @@ class ReluL1(Form):
     ) -> None:
         super().__init__()
         assert spec.width is not None
-        self.l1, self.warmup = spec.l1, spec.l1_warmup
+        self.l1 = spec.l1 if spec.l1 is not None else math.sqrt(d_in) * DEFAULT_L1
+        self.warmup = spec.l1_warmup
         dec = unit_rows(spec.width, d_in, generator, device).mul_(INITIAL_NORM)
         self.params = {
             "enc": dec.clone(),
@@ -54,10 +61,10 @@ class ReluL1(Form):
         on = f > 0
         pre_grad = torch.addmm(norms * (l1 * weight), grad, dec.T) * on
         mass = f.sum(0)
-        radial = dec * (l1 * weight * mass / norms.clamp_min(torch.finfo(norms.dtype).tiny))[:, None]
+        pull = l1 * weight * mass / norms.clamp_min(torch.finfo(norms.dtype).tiny)
         grads = {
             "enc": pre_grad.T @ z,
-            "dec": torch.addmm(radial, f.T, grad),
+            "dec": torch.addmm(dec * pull[:, None], f.T, grad),
             "b_enc": pre_grad.sum(0),
             "b_dec": grad.sum(0),
         }
@@ -70,4 +77,5 @@ class ReluL1(Form):
         )  # fmt: skip
 
     def scaled(self) -> Scaled:
-        return Scaled(self.arch, **self.params)
+        p = self.params
+        return Scaled(self.arch, p["enc"], p["dec"], p["b_enc"], p["b_dec"])

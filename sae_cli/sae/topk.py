@@ -101,4 +101,5 @@ class TopK(Form):
         renormalise(self.params["dec"])
 
     def scaled(self) -> Scaled:
-        return Scaled(self.arch, **self.params, k=self.k)
+        p = self.params
+        return Scaled(self.arch, p["enc"], p["dec"], p["b_enc"], p["b_dec"], k=self.k)

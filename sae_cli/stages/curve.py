@@ -15,7 +15,7 @@ from sae_cli.store.atomic import write_bytes
 
 
 class Curve:
-    """Appends to `path`, after dropping what lies behind `step`."""
+    """Appends to `path`, after dropping what lies behind `step`. A context manager."""
 
     def __init__(self, path: Path, step: int) -> None:
         kept = []
@@ -43,6 +43,8 @@ class Curve:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> Curve:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()

@@ -14,12 +14,15 @@ from sae_cli.spec.stages import WandbSpec
 
 
 class Tracker:
-    """Tells nobody."""
+    """Tells nobody. A context manager."""
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Numbers of one step."""
 
-    def close(self) -> None:
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """No more will come."""
 
 
@@ -47,7 +50,7 @@ class _Wandb(Tracker):
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         self._run.log(dict(numbers), step=step)
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._run.finish(quiet=True)
 
 

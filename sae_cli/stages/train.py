@@ -54,34 +54,31 @@ def _train(task: Task) -> None:
     mean, scale = scaling(stats.mean, mean_square, center=spec.center, normalize=spec.normalize)
     steps = math.ceil(spec.num_tokens / spec.batch_size)
     device = pick_device(task.device)
-    data = ShuffledReader(reader, spec.shuffle_tokens, spec.seed, device=device)
     trainer = Trainer(spec, reader.d, mean, scale, device, steps)
-    state = task.scratch / STATE
-    _resume(trainer, state)
-    log = Curve(task.out / "metrics.jsonl", trainer.steps)
-    watch = tracker(work.wandb, task.key, task.slug, spec.model_dump(), task.out)
+    _resume(trainer, task.scratch / STATE)
     task.report.begin(task.slug, steps, trainer.steps, "steps")
-    numbers: dict[str, float] = {}
-    while trainer.steps < steps:
-        trainer.step(data.batch(trainer.steps * spec.batch_size, spec.batch_size))
-        if trainer.steps % spec.log_every == 0 or trainer.steps == steps:
-            numbers = trainer.log()
-            log.write(trainer.steps, trainer.tokens, numbers)
-            watch.log(numbers, trainer.steps)
-        shown = {n: v for n, v in numbers.items() if n in SHOWN}
-        task.report.at(trainer.steps, shown)
-        stopping = task.stop() and trainer.steps < steps
-        if trainer.steps % spec.checkpoint_every == 0 or stopping:
-            _checkpoint(trainer, state)
-        if stopping:
-            watch.close()
-            task.leave(f"step {trainer.steps:,} of {steps:,}")
-    log.close()
-    watch.close()
+    with (
+        ShuffledReader(reader, spec.shuffle_tokens, spec.seed, device=device) as data,
+        Curve(task.out / "metrics.jsonl", trainer.steps) as curve,
+        tracker(work.wandb, task.key, task.slug, spec.model_dump(), task.out) as watch,
+    ):
+        while trainer.steps < steps:
+            trainer.step(data.batch(trainer.steps * spec.batch_size, spec.batch_size))
+            numbers: dict[str, float] = {}
+            if trainer.steps % spec.log_every == 0 or trainer.steps == steps:
+                numbers = trainer.log()
+                curve.write(trainer.steps, trainer.tokens, numbers)
+                watch.log(numbers, trainer.steps)
+            task.report.at(trainer.steps, {n: v for n, v in numbers.items() if n in SHOWN})
+            stopping = task.stop() and trainer.steps < steps
+            if trainer.steps % spec.checkpoint_every == 0 or stopping:
+                _checkpoint(trainer, task.scratch / STATE)
+            if stopping:
+                task.leave(f"step {trainer.steps:,} of {steps:,}")
     sae = trainer.finish()
     cfg = describe(task, sae, int(reader.attrs["context"]), str(reader.attrs["module"]))
     save_sae(task.out, sae.tensors(), cfg)
-    task.finish([WEIGHTS, CFG], {"steps": steps, "tokens": trainer.tokens, **numbers})
+    task.finish([WEIGHTS, CFG], {"steps": steps, "tokens": trainer.tokens})
 
 
 def describe(task: Task, sae: SAE, context: int, module: str) -> dict[str, Any]:

@@ -134,19 +134,17 @@ class ShuffledReader:
         waiting, self._next, self._here = self._next, None, None
         rows = waiting[1].result() if waiting is not None else None
         if rows is None or waiting is None or waiting[0] != wanted:
-            rows = self._load(self._buffers[self._turn], epoch, pool)
+            rows = self._load(self._buffers[self._turn], self._plan(epoch), epoch, pool)
         self._here = (wanted, rows)
         if self._thread is not None:
             last = pool + 1 == len(self._plan(epoch).starts)
             ahead = (epoch + 1, 0) if last else (epoch, pool + 1)
-            self._plan(ahead[0])  # here, so that the thread only reads plans
-            free = self._buffers[1 - self._turn]
-            self._next = (ahead, self._thread.submit(self._load, free, *ahead))
+            free, plan = self._buffers[1 - self._turn], self._plan(ahead[0])
+            self._next = (ahead, self._thread.submit(self._load, free, plan, *ahead))
         return rows
 
-    def _load(self, buffer: Tensor, epoch: int, pool: int) -> Tensor:
-        """Fill `buffer` with a pool; returns the part that was filled."""
-        plan = self._plan(epoch)
+    def _load(self, buffer: Tensor, plan: _Plan, epoch: int, pool: int) -> Tensor:
+        """Fill `buffer` with a pool; returns the part that was filled. Runs in either thread."""
         chunks = plan.order[plan.edges[pool] : plan.edges[pool + 1]].tolist()
         rows = buffer[: int(self._kept[chunks].sum())]
         slots = _permutation(len(rows), self._seed, _ROWS, epoch, pool)

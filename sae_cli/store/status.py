@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
+from sae_cli.errors import StoreError
 from sae_cli.store.atomic import read_json
 from sae_cli.store.claim import LEASE, claim_age, is_stale, read_holder
 from sae_cli.store.layout import StageDir
@@ -62,7 +64,7 @@ def state(stage: StageDir, lease: float = LEASE) -> State:
     if done is not None and gone is None:
         return State(Status.DONE, age=now - done.finished_at, host=done.host, done=done)
     holder, age = read_holder(stage), claim_age(stage, now)
-    progress = read_json(stage.progress) or {}
+    progress = _progress(stage)
     step, total = progress.get("step"), progress.get("total")
     if holder is not None and age is not None:
         if progress.get("token") != holder.token:
@@ -83,3 +85,11 @@ def state(stage: StageDir, lease: float = LEASE) -> State:
         age = now - gone["evicted_at"]
         return State(Status.EVICTED, age, done=done, evicted=tuple(gone["paths"]))
     return State(Status.PENDING, step=step, total=total)
+
+
+def _progress(stage: StageDir) -> dict[str, Any]:
+    """What the holder last said; nothing if it was torn by a power cut (it is never synced)."""
+    try:
+        return read_json(stage.progress) or {}
+    except StoreError:
+        return {}

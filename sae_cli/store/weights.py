@@ -161,7 +161,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise StoreError(f"{path} is missing")
     try:
         with explained(path, "read"):
-            return safetensors.torch.load(path.read_bytes())
+            held: dict[str, Tensor] = safetensors.torch.load(path.read_bytes())
+            return held
     except safetensors.SafetensorError as error:
         raise StoreError(f"{path} is damaged: {error}") from error
 
@@ -190,8 +191,7 @@ def _check(tensors: Mapping[str, Tensor], cfg: Mapping[str, Any], folder: Path) 
         tensor = tensors[name]
         if tuple(tensor.shape) != shape or tensor.dtype != DTYPES.get(cfg["dtype"]):
             raise refuse(
-                f"{name} is {tensor.dtype} {tuple(tensor.shape)}, {CFG} says "
-                f"{cfg['dtype']} {shape}"
+                f"{name} is {tensor.dtype} {tuple(tensor.shape)}, {CFG} says {cfg['dtype']} {shape}"
             )
         if not bool(tensor.isfinite().all()):
             raise refuse(f"{name} holds numbers that are not finite")

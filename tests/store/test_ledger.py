@@ -31,6 +31,8 @@ def finish(stage: StageDir, weights: bytes = b"weights") -> ledger.Done:
 def test_a_stage_passes_through_its_states(stage: StageDir) -> None:
     assert state(stage).status is Status.ABSENT
     ledger.open_stage(stage, {"k": 32})
+    stage.work.mkdir()
+    stage.progress.write_bytes(b"")  # torn by a power cut
     assert state(stage).status is Status.PENDING
     with claim(stage) as held:
         assert state(stage).status is Status.RUNNING
