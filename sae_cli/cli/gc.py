@@ -25,8 +25,6 @@ def gc(
 
     Activations that any recorded sweep of the workspace still needs are kept.
     """
-    from sae_cli.store.activations import activation_data
-
     workspace = Workspace(store)
     done: dict[str, StageDir] = {}
     needed: set[str] = set()
@@ -37,7 +35,7 @@ def gc(
             open_sweeps(path, None, None, workspace, online=False)[0].graph, workspace, {}, needed
         )
     free = [place for key, place in done.items() if key not in needed]
-    sizes = [sum(size_of(p) for p in activation_data(place)) for place in free]
+    sizes = [sum(size_of(p) for p in place.activation_data) for place in free]
     if not free:
         print("nothing to free")
         return OK
@@ -49,7 +47,7 @@ def gc(
     if not yes:
         print(f"would free {render.size(sum(sizes))}; say --yes to do it")
         return OK
-    freed = sum(evict(place, activation_data(place)) for place in free)
+    freed = sum(evict(place, place.activation_data) for place in free)
     print(f"freed {render.size(freed)}")
     return OK
 

@@ -20,23 +20,26 @@ class Lines:
         self._quiet = quiet
         self._label, self._unit, self._total, self._first = "", "", 0, 0
         self._t0 = self._said = 0.0
+        self._numbers: Mapping[str, float] = {}
 
     def begin(self, label: str, total: int, done: int, unit: str) -> None:
         """See `stages.task.Report`."""
         self._label, self._total, self._unit, self._first = label, total, unit, done
         self._t0 = self._said = time.monotonic()
+        self._numbers = {}
         at = f", resumes at {done:,}" if done else ""
         self.note(f"{label}: {total:,} {unit}{at}")
 
     def at(self, done: int, numbers: Mapping[str, float] | None = None) -> None:
         """See `stages.task.Report`."""
+        self._numbers = numbers or self._numbers
         now = time.monotonic()
         if now - self._said < LINE_EVERY_S:
             return
         self._said = now
         rate = (done - self._first) / max(now - self._t0, 1e-9)
         left = (self._total - done) / rate if rate > 0 else float("inf")
-        shown = "".join(f"  {k} {v:.4g}" for k, v in (numbers or {}).items())
+        shown = "".join(f"  {k} {v:.4g}" for k, v in self._numbers.items())
         self.note(
             f"{self._label}: {done:,}/{self._total:,} {self._unit}  {rate:,.0f}/s  "
             f"ETA {clock(left)}{shown}"

@@ -20,7 +20,7 @@ from sae_cli.plan.place import folder
 from sae_cli.plan.reason import explain
 from sae_cli.report.results import rows as result_rows
 from sae_cli.run import local
-from sae_cli.run.base import Context, Result
+from sae_cli.run.base import Context, Result, tidy
 from sae_cli.run.signals import stop_requests
 from sae_cli.spec.work import Kind
 from sae_cli.store.layout import Workspace
@@ -116,6 +116,9 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
             hint="leave out --only, or choose with it what is needed too",
         )
     todo = [r.stage for r in rows if r.action in ("run", "wait")]
+    for row in rows:
+        if row.action == "skip":
+            tidy(folder(workspace, row.stage))
     chosen = [r.stage for r in rows if r.action != "blocked"]
     _refuse_overfull(workspace, sum(r.bytes or 0 for r in rows if r.action == "run"), wish.yes)
     if not todo:

@@ -28,28 +28,6 @@ from sae_cli.lm.refusal import called, model_refusal
 from sae_cli.spec.stages import ModelSpec
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """`auto` (cuda, then mps, then cpu), or the device of that name.
-
-    Raises ModelError, with the devices there are, if it is not one of them.
-    """
-    have = ["cpu"]
-    if torch.backends.mps.is_available():
-        have.insert(0, "mps")
-    if torch.cuda.is_available():
-        have = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + have
-    if name == "auto":
-        return torch.device(have[0].removesuffix(":0"))
-    full = "cuda:0" if name == "cuda" else name
-    if full not in have:
-        said = ", ".join(have)
-        raise ModelError(
-            f"device {name!r} is not available here (there is: {said})",
-            hint="leave the device at `auto`, or name one of these.",
-        )
-    return torch.device(name)
-
-
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     """The model's own tokenizer. Raises ModelError."""
     tokenizer = _load(AutoTokenizer, spec, {})

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from sae_cli.errors import UsageError
 from sae_cli.spec.base import identity
+from sae_cli.spec.cell import Cell
 from sae_cli.spec.load import Sweep
-from sae_cli.spec.matrix import Cell
 from sae_cli.spec.presets import ModelFacts
 from sae_cli.spec.problems import closest
 from sae_cli.spec.stages import ModelSpec, Train
@@ -141,9 +141,8 @@ def build(sweep: Sweep) -> Graph:
         graph.cells.append((cell, train))
     release_deps: dict[str, Stage] = {}
     for score in evals.values():
-        for role in ("train", "cache", "tokens"):
-            release_deps[f"{role}/{score.key}"] = score.deps[role]
-        release_deps[f"eval/{score.key}"] = score
+        sae = score.deps["train"].key
+        release_deps |= {f"{role}/{sae}": d for role, d in {**score.deps, "eval": score}.items()}
     stage(
         "release", spec.name, ReleaseWork(name=spec.name, release=spec.release), release_deps, None
     )
@@ -165,12 +164,15 @@ def model_slug(model: ModelSpec) -> str:
 
 def train_slug(train: Train) -> str:
     """An SAE's name within its site: architecture, width, sparsity, and what is unusual."""
-    label, sparsity = {"topk": ("k", "k"), "relu_l1": ("l1_", "l1"), "jumprelu": ("l0_", "l0")}[
+    label, name = {"topk": ("k", "k"), "relu_l1": ("l1_", "l1"), "jumprelu": ("l0_", "l0")}[
         train.arch
     ]
-    parts = [train.arch, f"w{train.width}", f"{label}{getattr(train, sparsity):g}"]
+    sparsity = getattr(train, name)
+    parts = [train.arch, f"w{train.width}"]
+    if sparsity is not None:
+        parts.append(f"{label}{sparsity:g}")
     if train.lr is not None:
-        parts.append(f"lr{train.lr:g}")
+        parts.append(f"lr{train.lr:g}".replace("+", ""))
     if train.seed:
         parts.append(f"s{train.seed}")
     return ".".join(parts)

@@ -8,7 +8,6 @@ that resolves through neither stays unpinned in a plan, and is pinned, or refuse
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Literal
 
 from sae_cli.errors import DataError
 from sae_cli.spec.load import Sweep
-from sae_cli.spec.models import cached_snapshot
+from sae_cli.spec.models import cached_snapshot, local
 from sae_cli.spec.stages import ModelSpec, Source
-from sae_cli.store.atomic import write_json
+from sae_cli.store.atomic import read_json, sha256_of, write_json
 
 _MEMO_FROM = 64 * 2**20
 
@@ -29,9 +28,7 @@ class Pins:
     def __init__(self, root: Path, *, online: bool) -> None:
         self._file = root / "pins.json"
         self._online = online
-        self._pins: dict[str, str] = (
-            json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
-        )
+        self._pins: dict[str, str] = read_json(self._file) or {}
         self._fresh = False
         self.unpinned: list[str] = []
 
@@ -54,7 +51,7 @@ class Pins:
 
             return model.model_copy(update={"digest": digest(folder())})
         if model.path is not None:
-            path = Path(model.path).expanduser().absolute()
+            path = local(model.path).absolute()
             found = _unchanged(path, model.digest)
             return model.model_copy(update={"path": str(path), "digest": found})
         assert model.hf is not None
@@ -66,7 +63,7 @@ class Pins:
         if source.builtin is not None:
             return source.model_copy(update={"digest": _text_digest()})
         if source.path is not None:
-            path = Path(source.path).expanduser().absolute()
+            path = local(source.path).absolute()
             found = _unchanged(path, source.digest)
             return source.model_copy(update={"path": str(path), "digest": found})
         assert source.hf is not None
@@ -154,14 +151,12 @@ def digest(path: Path) -> str:
     memo = _memo_file()
     known: dict[str, str] = {}
     if total >= _MEMO_FROM and memo.is_file():
-        known = json.loads(memo.read_text(encoding="utf-8"))
+        known = read_json(memo)
         if seen in known:
             return known[seen]
     whole = hashlib.sha256()
     for (name, _), file in zip(stats, files, strict=True):
-        with file.open("rb") as f:
-            part = hashlib.file_digest(f, "sha256").hexdigest()
-        whole.update(f"{name}\0{part}\n".encode())
+        whole.update(f"{name}\0{sha256_of(file)}\n".encode())
     found = whole.hexdigest()
     if total >= _MEMO_FROM:
         memo.parent.mkdir(parents=True, exist_ok=True)

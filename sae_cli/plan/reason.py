@@ -63,7 +63,7 @@ def _decide(
     force: Collection[str],
 ) -> tuple[Action, str]:
     if stage.name in force:
-        return "run", "forced"
+        return _missing(stage, stages, states) or ("run", "forced")
     if here.status is Status.DONE:
         return "skip", f"done {ago(here.age)}"
     if here.status is Status.EVICTED:
@@ -103,7 +103,8 @@ def _missing(
             continue
         if status is Status.RUNNING:
             return "wait", f"{dep.name} is running"
-        return "blocked", f"needs {dep.name}, which is not chosen"
+        why = "whose data was freed" if status is Status.EVICTED else "which is not chosen"
+        return "blocked", f"needs {dep.name}, {why}"
     return None
 
 

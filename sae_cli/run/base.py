@@ -20,9 +20,16 @@ from sae_cli.plan.graph import Stage
 from sae_cli.plan.jobs import Job
 from sae_cli.plan.place import folder, record_of
 from sae_cli.stages.task import Dep, Report, Task
+from sae_cli.store.atomic import sync_folder
 from sae_cli.store.claim import Claim, claim
 from sae_cli.store.layout import StageDir, Workspace
-from sae_cli.store.ledger import is_done, open_stage, record_done, record_failed
+from sae_cli.store.ledger import (
+    finish_eviction,
+    is_done,
+    open_stage,
+    record_done,
+    record_failed,
+)
 
 Ending = Literal["done", "skipped", "failed", "blocked", "busy"]
 
@@ -52,13 +59,18 @@ class Context:
 
 
 def run_job(job: Job, context: Context) -> list[Result]:
-    """Do what is to do of `job`. Raises Interrupted when a stop was asked for; all is saved."""
+    """Do what is to do of `job`. Raises Interrupted when a stop was asked for; all is saved.
+
+    When a job of several stages fails, each unfinished one is tried alone, so that a stage fails
+    for its own reasons only.
+    """
     results: list[Result] = []
     with ExitStack() as claims:
-        held: list[tuple[Stage, Claim]] = []
+        held: list[_Held] = []
         for stage in job.stages:
             place = folder(context.workspace, stage)
-            if stage.name not in context.force and is_done(place):
+            forced = stage.name in context.force
+            if not forced and is_done(place):
                 results.append(Result(stage, "skipped", place.path))
                 continue
             try:
@@ -66,77 +78,95 @@ def run_job(job: Job, context: Context) -> list[Result]:
             except Blocked as e:
                 results.append(Result(stage, "busy", place.path, str(e)))
                 continue
-            if stage.name not in context.force and is_done(place):
+            if not forced and is_done(place):
                 results.append(Result(stage, "skipped", place.path))
                 continue
-            if stage.name in context.force:
+            if forced:
                 _clear(place)
                 context.force.discard(stage.name)
+            finish_eviction(place)
             open_stage(place, record_of(stage))
-            held.append((stage, mine))
-        if held:
-            results += _do(held, context)
+            held.append(_Held(stage, mine))
+        left = _attempt(held, context) if held else []
+        for each in left if len(held) > 1 else []:
+            context.report.note(f"{each.stage.name}: trying it alone")
+            _attempt([each], context)
+        for each in held:
+            if each.result is None:
+                record_failed(each.claim, each.cause)
+                each.result = Result(
+                    each.stage, "failed", each.claim.stage.path, each.cause, each.seconds
+                )
+            results.append(each.result)
     return results
 
 
-def _do(held: Sequence[tuple[Stage, Claim]], context: Context) -> list[Result]:
-    kind = held[0][0].kind
-    started = time.monotonic()
-    finished: dict[str, Result] = {}
-
-    def task(stage: Stage, mine: Claim) -> Task:
-        place = mine.stage
-        report = _Logged(context.report, place, [c for _, c in held])
-
-        def finish(files: Sequence[str], summary: Mapping[str, Any]) -> None:
-            seconds = time.monotonic() - started
-            record_done(mine, [place.path / f for f in files], summary, seconds)
-            mine.forget_progress()
-            shutil.rmtree(place.work, ignore_errors=True)
-            finished[stage.name] = Result(stage, "done", place.path, seconds=seconds)
-
-        return Task(
-            name=stage.name,
-            key=stage.key,
-            slug=stage.slug,
-            work=stage.work,
-            out=place.path,
-            deps={role: _dep(d, context.workspace) for role, d in stage.deps.items()},
-            report=report,
-            device=context.device,
-            stop=context.stop,
-            finish=finish,
-        )
-
-    cause: str | None = None
+def tidy(place: StageDir) -> None:
+    """Remove what a process left in a done stage when it was killed right after finishing it."""
+    if not (place.claim.exists() or place.work.exists()) or not is_done(place):
+        return
     try:
-        module = importlib.import_module(f"sae_cli.stages.{kind}")
-        module.run([task(stage, mine) for stage, mine in held])
+        with claim(place):
+            shutil.rmtree(place.work, ignore_errors=True)
+    except Blocked:
+        return  # someone is just leaving
+
+
+@dataclass
+class _Held:
+    """A stage that this process has claimed, and what came of it."""
+
+    stage: Stage
+    claim: Claim
+    result: Result | None = None
+    cause: str = ""
+    seconds: float = 0.0
+
+
+def _attempt(held: Sequence[_Held], context: Context) -> list[_Held]:
+    """Run claimed stages as one job; returns those that did not finish, with the cause."""
+    started = time.monotonic()
+    cause = "the stage ended without a result"
+    try:
+        module = importlib.import_module(f"sae_cli.stages.{held[0].stage.kind}")
+        module.run([_task(each, held, context, started) for each in held])
     except Interrupted:
         raise
     except Exception as e:  # noqa: BLE001  whatever ended a stage belongs in its record
-        cause = _cause(e)
+        cause = str(e) if isinstance(e, SaectlError) else f"{type(e).__name__}: {e}"
         text = traceback.format_exc()
-        for _, mine in held:
-            _append(mine.stage.log, text)
+        for each in held:
+            _append(each.claim.stage.log, text)
         if context.verbose:
             context.report.note(text)
-    left = [(s, c) for s, c in held if s.name not in finished]
-    if left and cause is None:
-        cause = "the stage ended without a result"
-    for stage, mine in left:
-        assert cause is not None
-        record_failed(mine, cause)
-        finished[stage.name] = Result(
-            stage, "failed", mine.stage.path, cause, time.monotonic() - started
-        )
-    return list(finished.values())
+    left = [each for each in held if each.result is None]
+    for each in left:
+        each.cause, each.seconds = cause, time.monotonic() - started
+    return left
 
 
-def _cause(error: Exception) -> str:
-    if isinstance(error, SaectlError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
+def _task(each: _Held, held: Sequence[_Held], context: Context, started: float) -> Task:
+    stage, place = each.stage, each.claim.stage
+
+    def finish(files: Sequence[str], summary: Mapping[str, Any]) -> None:
+        seconds = time.monotonic() - started
+        record_done(each.claim, [place.path / f for f in files], summary, seconds)
+        each.claim.forget_progress()
+        shutil.rmtree(place.work, ignore_errors=True)
+        each.result = Result(stage, "done", place.path, seconds=seconds)
+
+    return Task(
+        name=stage.name,
+        key=stage.key,
+        slug=stage.slug,
+        work=stage.work,
+        out=place.path,
+        deps={role: _dep(d, context.workspace) for role, d in stage.deps.items()},
+        report=_Logged(context.report, [h.claim for h in held]),
+        device=context.device,
+        stop=context.stop,
+        finish=finish,
+    )
 
 
 def _dep(stage: Stage, workspace: Workspace) -> Dep:
@@ -144,8 +174,10 @@ def _dep(stage: Stage, workspace: Workspace) -> Dep:
 
 
 def _clear(place: StageDir) -> None:
-    """Empty a stage's folder, the record that it was done first."""
-    place.done.unlink(missing_ok=True)
+    """Empty a stage's folder: first that it is done, then the log of its chunks, then the rest."""
+    for index in (place.done, place.commits):
+        index.unlink(missing_ok=True)
+        sync_folder(place.path)
     for entry in place.path.iterdir():
         if entry in (place.claim, place.claim_lock):
             continue
@@ -161,14 +193,14 @@ def _append(log: Path, text: str) -> None:
 
 
 class _Logged:
-    """A stage's report: shown to the user, kept in log.txt, and told to `status`."""
+    """A job's report: shown to the user, kept in each stage's log.txt, and told to `status`."""
 
-    def __init__(self, shown: Report, place: StageDir, claims: Sequence[Claim]) -> None:
-        self._shown, self._place, self._claims, self._total = shown, place, claims, 0
+    def __init__(self, shown: Report, claims: Sequence[Claim]) -> None:
+        self._shown, self._claims, self._total = shown, claims, 0
 
     def begin(self, label: str, total: int, done: int, unit: str) -> None:
         self._total = total
-        _append(self._place.log, f"{label}: {done:,} of {total:,} {unit}")
+        self._log(f"{label}: {done:,} of {total:,} {unit}")
         self._shown.begin(label, total, done, unit)
 
     def at(self, done: int, numbers: Mapping[str, float] | None = None) -> None:
@@ -177,5 +209,9 @@ class _Logged:
         self._shown.at(done, numbers)
 
     def note(self, text: str) -> None:
-        _append(self._place.log, text)
+        self._log(text)
         self._shown.note(text)
+
+    def _log(self, text: str) -> None:
+        for mine in self._claims:
+            _append(mine.stage.log, text)

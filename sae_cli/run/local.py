@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from sae_cli.errors import Interrupted
 from sae_cli.plan.graph import Stage
 from sae_cli.plan.jobs import Job, coalesce
 from sae_cli.plan.place import folder, serves
@@ -46,8 +47,8 @@ def run(
                 continue
             for result in run_job(Job(tuple(ready)), context):
                 if result.ending == "busy":
-                    if result.cause not in told:
-                        told.add(result.cause)
+                    if result.stage.name not in told:
+                        told.add(result.stage.name)
                         context.report.note(f"waiting: {result.cause}")
                     continue
                 settle(result)
@@ -55,7 +56,10 @@ def run(
                 return list(results.values())
         if len(pending) == before:
             if context.stop():
-                break
+                raise Interrupted(
+                    f"interrupted: {before} stages are left to the process that holds them, "
+                    "or to the next run"
+                )
             time.sleep(POLL_S)
     return list(results.values())
 

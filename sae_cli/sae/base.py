@@ -27,10 +27,10 @@ class SAE:
 
     x_hat = f W_dec + b_dec, f = act(x W_enc + b_enc), where act is
 
-    - topk: the k largest entries, if positive (Gao et al. 2024, arXiv 2406.04093, eq. 2);
+    - topk: the k largest entries, if positive (Gao et al. 2024, arXiv 2406.04093, section 2.3);
     - relu_l1: max(0, .) (Bricken et al. 2023);
     - jumprelu: pre * [pre > threshold], thresholds at or above zero (Rajamanoharan et al. 2024,
-      arXiv 2407.14435, eq. 2).
+      arXiv 2407.14435, section 3).
     """
 
     arch: Arch

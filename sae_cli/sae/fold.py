@@ -18,25 +18,27 @@ from sae_cli.sae.form import Scaled
 
 
 def scaling(
-    mean: Tensor, variance: float, *, center: bool = True, normalize: bool = True
+    mean: Tensor, mean_square: float, *, center: bool = True, normalize: bool = True
 ) -> tuple[Tensor, float]:
     """The (mean, scale) to train with, from a site's stored statistics.
 
-    `mean [d_in]` is E[x] and `variance` is E|x - mean|^2, summed over dimensions. Returns the
-    vector to subtract (float64) and the factor s with E|(x - vector) s|^2 = d_in; without `center`
-    the vector is zero, without `normalize` the factor is 1.
+    `mean [d_in]` is E[x] and `mean_square` is E|x|^2, summed over dimensions. Returns the vector
+    to subtract (float64) and the factor s with E|(x - vector) s|^2 = d_in; without `center` the
+    vector is zero, without `normalize` the factor is 1.
 
     Raises TrainingError when the activations do not vary (or are not finite).
     """
     mean = mean.double()
-    if not (math.isfinite(variance) and variance > 0 and bool(mean.isfinite().all())):
+    around_zero = float(mean.square().sum())
+    variance = mean_square - around_zero
+    # Float64 sums of millions of tokens leave a rest of this size where there is no variance.
+    if not (math.isfinite(variance) and variance > 1e-12 * around_zero and variance > 0):
         raise TrainingError(
             f"the activations' variance is {variance:g}, so there is nothing to learn",
             hint="look at the cache's statistics and its mask",
         )
-    subtract = mean if center else torch.zeros_like(mean)
-    spread = variance + float((mean - subtract).square().sum())
-    return subtract, math.sqrt(mean.numel() / spread) if normalize else 1.0
+    scale = math.sqrt(mean.numel() / (variance if center else mean_square)) if normalize else 1.0
+    return (mean if center else torch.zeros_like(mean)), scale
 
 
 def fold(form: Scaled, mean: Tensor, scale: float, dtype: torch.dtype = torch.float32) -> SAE:
@@ -49,10 +51,12 @@ def fold(form: Scaled, mean: Tensor, scale: float, dtype: torch.dtype = torch.fl
         b_dec   = mean + b_dec / scale          threshold_i = threshold_i * n_i
 
     A latent whose decoder row is zero has no effect; it is stored as one that never fires, with
-    an arbitrary unit row. Computed in float64, returned in `dtype`, on the form's device.
+    an arbitrary unit row. Computed in float64 on the CPU, returned in `dtype`.
     """
-    mean = mean.double().to(form.dec.device)
-    enc, dec, b_enc = form.enc.double(), form.dec.double() / scale, form.b_enc.double()
+    mean, enc, b_enc, b_dec = (
+        t.to("cpu", torch.float64) for t in (mean, form.enc, form.b_enc, form.b_dec)
+    )
+    dec = form.dec.to("cpu", torch.float64) / scale
     norms = torch.linalg.vector_norm(dec, dim=1)
     mute = norms == 0
     safe = torch.where(mute, 1.0, norms)
@@ -62,10 +66,10 @@ def fold(form: Scaled, mean: Tensor, scale: float, dtype: torch.dtype = torch.fl
         "W_enc": (enc * (scale * norms)[:, None]).T,
         "W_dec": rows,
         "b_enc": (b_enc - scale * (enc @ mean)) * norms,
-        "b_dec": mean + form.b_dec.double() / scale,
+        "b_dec": mean + b_dec / scale,
     }
     if form.threshold is not None:
-        tensors["threshold"] = form.threshold.double() * norms
+        tensors["threshold"] = form.threshold.to("cpu", torch.float64) * norms
     return SAE.from_tensors(
         {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()},
         form.arch,

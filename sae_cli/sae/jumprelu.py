@@ -1,14 +1,15 @@
 """JumpReLU: a learned threshold per latent, trained towards a target L0.
 
-Rajamanoharan et al. 2024, "Jumping Ahead" (arXiv 2407.14435), pi = W_enc x + b_enc:
+Rajamanoharan et al. 2024, "Jumping Ahead" (arXiv 2407.14435), sections 3 and 4, with
+pi = W_enc x + b_enc and the pseudo-derivatives of their straight-through estimator:
 
-    f = pi * H(pi - theta)                                              (eq. 2)
-    d f / d theta            = -(theta / eps) K((pi - theta) / eps)     (eq. 11)
-    d H(pi - theta) / d theta = -(1 / eps) K((pi - theta) / eps)        (eq. 12)
+    f = pi * H(pi - theta)
+    d f / d theta             = -(theta / eps) K((pi - theta) / eps)
+    d H(pi - theta) / d theta = -(1 / eps) K((pi - theta) / eps)
 
 with K the rectangle [|u| < 1/2] on the pre-activation (not on f, which is zero below the threshold
-and would lose half the window). The loss is the paper's target form, its error measured as FVU so
-that the coefficient means the same everywhere:
+and would lose half the window). The penalty aims at a target L0, and the error is measured as
+FVU, so that the coefficient means the same everywhere:
 
     L = |x_hat - x|^2 / Var(x)  +  c w(t) [ r^2 + m r ],   r = L0 / L0* - 1
 

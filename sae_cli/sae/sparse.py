@@ -38,7 +38,7 @@ class Active:
         return self._by_row(self.values) @ W_dec
 
     def value_grads(self, grad: Tensor, W_dec: Tensor) -> Tensor:
-        """d(loss)/d(values) `[B, k]`, zero where inactive, from d(loss)/d(x_hat) `grad [B, d_in]`."""
+        """d(loss)/d(values) `[B, k]`, 0 where inactive, from d(loss)/d(x_hat) `grad [B, d_in]`."""
         pattern = self._by_row(torch.ones_like(self.values))
         products: Tensor = torch.sparse.sampled_addmm(pattern, grad, W_dec.T, beta=0.0)
         return products.values().view_as(self.values) * (self.values > 0)

@@ -2,7 +2,7 @@
 
 Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093):
 
-    z = TopK(relu(W_enc x + b_enc))                                     (eq. 2)
+    z = TopK(relu(W_enc x + b_enc))                                     (section 2.3)
     L = |x_hat - x|^2 / Var(x)  +  alpha * |e_hat - e|^2 / Var(e)       (appendix A.2)
 
 where e = x - x_hat is the main residual, taken as a constant, and e_hat is its reconstruction by
@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sae_cli.errors import TrainingError
 from sae_cli.sae.form import (
     Form,
     Moment,
@@ -40,7 +41,12 @@ class TopK(Form):
     ) -> None:
         super().__init__()
         assert spec.width is not None
-        self.k = min(spec.k, spec.width)
+        if spec.k > spec.width:
+            raise TrainingError(
+                f"k = {spec.k} latents can't be active where there are {spec.width}",
+                hint="lower train.k or raise train.width",
+            )
+        self.k = spec.k
         self.alpha = spec.auxk_alpha
         self.k_aux = spec.auxk or 2 ** max(0, (d_in // 2).bit_length() - 1)
         dec = unit_rows(spec.width, d_in, generator, device)

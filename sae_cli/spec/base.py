@@ -7,12 +7,21 @@ after keys existed and is left out at its default, so that old keys live.
 
 from __future__ import annotations
 
+import re
 import types
 import typing
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
 class Execution:
@@ -21,6 +30,32 @@ class Execution:
 
 class Later:
     """Marker: added after the first keys were written; left out of the key at its default."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Marker: a text that `pattern` matches whole; a user is told so in `words`."""
+
+    pattern: str
+    words: str
+
+    def check(self, text: str) -> str:
+        """`text`, if it has the shape. Raises the error that pydantic collects."""
+        if re.fullmatch(self.pattern, text) is None:
+            raise PydanticCustomError(
+                "shape", "'{text}' is not {words}", {"text": text, "words": self.words}
+            )
+        return text
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), "pattern": f"^({self.pattern})$"}
 
 
 class Frozen(BaseModel):
@@ -39,15 +74,17 @@ class Frozen(BaseModel):
     @classmethod
     def _bool_is_no_number_and_no_text(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML reads an unquoted `no` as false: never let that become a text or the number 0."""
-        if isinstance(value, bool) and info.field_name is not None:
-            annotation = cls.model_fields[info.field_name].annotation
-            if not _admits_bool(annotation):
-                raise PydanticCustomError(
-                    "bool_not_allowed",
-                    "true/false is not a value here (YAML reads an unquoted yes, no, on, off "
-                    "as true/false; put it in quotes if you mean the text)",
-                )
-        return value
+        assert info.field_name is not None
+        entries = value if isinstance(value, (list, tuple)) else [value]
+        bad = next((i for i, v in enumerate(entries) if isinstance(v, bool)), None)
+        if bad is None or _admits_bool(cls.model_fields[info.field_name].annotation):
+            return value
+        raise PydanticCustomError(
+            "bool_not_allowed",
+            "true/false is not a value here (YAML reads an unquoted yes, no, on, off "
+            "as true/false; put it in quotes if you mean the text)",
+            {} if entries is not value else {"field": bad},
+        )
 
 
 def _admits_bool(annotation: Any) -> bool:
@@ -56,7 +93,7 @@ def _admits_bool(annotation: Any) -> bool:
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
         return any(isinstance(a, bool) for a in typing.get_args(annotation))
-    if origin in (typing.Union, types.UnionType, typing.Annotated):
+    if origin in (typing.Union, types.UnionType, typing.Annotated, tuple):
         return any(_admits_bool(a) for a in typing.get_args(annotation))
     return False
 

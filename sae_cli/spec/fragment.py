@@ -44,15 +44,20 @@ def _doc(name: str, info: FieldInfo) -> str:
     return "Architecture." if name == "arch" else (info.description or "")
 
 
+def _absent(doc: str) -> Any:
+    """A field that may be left out; null is a value only where the field's own type has it."""
+    return Field(default=None, validate_default=False, description=doc)
+
+
 _partial: dict[str, Any] = {
-    name: (_value_type(name, info) | None, Field(default=None, description=_doc(name, info)))
+    name: (_value_type(name, info), _absent(_doc(name, info)))
     for name, info in TRAIN_FIELDS.items()
 }
 _place: dict[str, Any] = {
-    "model": (str | None, Field(default=None, description="A model's name.")),
-    "layer": (Count | None, Field(default=None, description="Layer, from 0.")),
-    "depth": (Fraction | None, Field(default=None, description="Layer as a share of the depth.")),
-    "site": (Site | None, Field(default=None, description="Where in the layer.")),
+    "model": (str, _absent("A model's name.")),
+    "layer": (Count, _absent("Layer, from 0.")),
+    "depth": (Fraction, _absent("Layer as a share of the depth.")),
+    "site": (Site, _absent("Where in the layer.")),
 }
 
 TrainFragment: Any = create_model(
@@ -69,7 +74,7 @@ CellFragment: Any = create_model(
 
 def _axis(value_type: Any, doc: str, *more: Any) -> tuple[Any, Any]:
     axis = Annotated[(tuple[value_type, ...], Field(min_length=1), *more)]
-    return (axis | None, Field(default=None, description=doc))
+    return (axis, _absent(doc))
 
 
 def _list_or_all(value: Any, check: Callable[[Any], Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ from pydantic import ValidationError
 
 from sae_cli.errors import UsageError
 from sae_cli.spec import models, yaml
-from sae_cli.spec.matrix import Cell, expand
+from sae_cli.spec.cell import Cell
+from sae_cli.spec.matrix import expand
 from sae_cli.spec.presets import PRESETS, ModelFacts, shipped, shipped_folder
 from sae_cli.spec.problems import Loc, Problem, SpecProblems, closest, from_validation
 from sae_cli.spec.stages import ModelSpec
 from sae_cli.spec.sweep import SweepSpec, known_keys
+
+_DECIDE_THE_CELLS = {"matrix", "train", "model", "models"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def load(path: Path, sets: Sequence[str] = (), model: str | None = None) -> Swee
     for assignment in sets:
         yaml.override(document, assignment)
     if model is not None:
-        _replace_model(document.data, model)
+        _replace_model(document, model)
     try:
         sweep = _check(document.data)
     except SpecProblems as e:
@@ -75,10 +78,10 @@ def load(path: Path, sets: Sequence[str] = (), model: str | None = None) -> Swee
     return sweep
 
 
-def _replace_model(data: dict[str, Any], model: str) -> None:
+def _replace_model(document: yaml.Document, model: str) -> None:
     """Read `model` instead: exclude and include entries that name others no longer apply."""
-    data["model"] = model
-    matrix = data.get("matrix")
+    yaml.assign(document, ("model",), model, f"--model {model}")
+    matrix = document.data.get("matrix")
     if isinstance(matrix, dict):
         matrix.pop("model", None)
         for key in ("exclude", "include"):
@@ -91,16 +94,18 @@ def _replace_model(data: dict[str, Any], model: str) -> None:
 
 
 def _check(data: dict[str, Any]) -> Sweep:
-    problems: list[Problem] = []
     try:
         spec = SweepSpec.model_validate(data)
     except ValidationError as e:
         problems = from_validation(e, known_keys())
-        rest = _without_broken_sections(data, problems)
-        if rest is None:
+        broken = {str(p.loc[0]) for p in problems if p.loc}
+        broken |= {str(p.suggestion) for p in problems if len(p.loc) == 1}  # `modle` breaks `model`
+        spec = _without(broken, data)
+        problems += _files(spec, broken)
+        if broken & _DECIDE_THE_CELLS:  # what is wrong with the cells would be a guess
             raise SpecProblems(problems) from None
-        spec = rest
-    problems += _files(spec)
+    else:
+        problems = _files(spec)
     found: dict[str, ModelSpec] = {}
     sizes: dict[str, ModelFacts | None] = {}
 
@@ -118,33 +123,24 @@ def _check(data: dict[str, Any]) -> Sweep:
     return Sweep(spec, tuple(cells), found, sizes)
 
 
-def _without_broken_sections(data: dict[str, Any], problems: list[Problem]) -> SweepSpec | None:
-    """The sweep with its broken sections at their defaults, so that the rest is checked too.
-
-    None if what is broken decides the cells: their problems would be guesses.
-    """
-    broken = {p.loc[0] if p.loc else "name" for p in problems}
-    if broken & {"matrix", "train", "model", "models", "name"}:
-        return None
-    try:
-        return SweepSpec.model_validate({k: v for k, v in data.items() if k not in broken})
-    except ValidationError:
-        return None
+def _without(broken: Collection[str], data: dict[str, Any]) -> SweepSpec:
+    """The sweep with its broken sections at their defaults, so that the rest is checked too."""
+    sound = {k: v for k, v in data.items() if k not in broken}
+    return SweepSpec.model_validate({"name": "unnamed", **sound})
 
 
-def _files(spec: SweepSpec) -> list[Problem]:
+def _files(spec: SweepSpec, broken: Collection[str] = ()) -> list[Problem]:
+    """What the sections that are not broken ask of the disk and of each other in vain."""
     problems = []
     for i, source in enumerate(spec.data.sources):
-        if source.path is not None and not Path(source.path).expanduser().exists():
-            where = Path(source.path).expanduser().absolute()
-            problems.append(
-                Problem(("data", "sources", i, "path"), f"there is no file or folder {where}")
-            )
+        if source.path is not None and not models.local(source.path).exists():
+            what = models.missing(source.path, "file or folder")
+            problems.append(Problem(("data", "sources", i, "path"), what))
     for name, model in spec.models.items():
-        if model.path is not None and not Path(model.path).expanduser().is_dir():
-            problems.append(Problem(("models", name, "path"), f"there is no folder {model.path}"))
+        if model.path is not None and (wrong := models.no_model_folder(model.path)):
+            problems.append(Problem(("models", name, "path"), wrong))
     held, wanted = spec.data.heldout_tokens, spec.eval.tokens
-    if wanted is not None and wanted > held:
+    if wanted is not None and wanted > held and "data" not in broken:
         problems.append(
             Problem(
                 ("eval", "tokens"),

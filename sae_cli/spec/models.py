@@ -21,22 +21,17 @@ def resolve(name: str, sweep: SweepSpec, loc: Loc) -> ModelSpec:
     Raises SpecProblems at `loc` if it is none of them.
     """
     if name in sweep.models:
-        return sweep.models[name]
+        own = sweep.models[name]
+        if own.path is not None and (wrong := no_model_folder(own.path)):
+            raise SpecProblems([Problem(("models", name, "path"), wrong)])
+        return own
     if name in PRESETS:
         return PRESETS[name].model
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise SpecProblems(
-                [
-                    Problem(
-                        loc, f"{name} is a folder without config.json, so not a Hugging Face model"
-                    )
-                ]
-            )
+    path = local(name)
+    if name and (path.is_dir() or name.startswith((".", "~", "/"))):
+        if wrong := no_model_folder(name):
+            raise SpecProblems([Problem(loc, wrong)])
         return ModelSpec(path=str(path.resolve()))
-    if name.startswith((".", "~", "/")):
-        raise SpecProblems([Problem(loc, f"there is no model folder {name}")])
     if _HUB_ID.match(name):
         return ModelSpec(hf=name)
     known = [*sweep.models, *PRESETS]
@@ -52,6 +47,30 @@ def resolve(name: str, sweep: SweepSpec, loc: Loc) -> ModelSpec:
     )
 
 
+def local(text: str) -> Path:
+    """A path as a user wrote it, with `~` resolved where it can be."""
+    path = Path(text)
+    try:
+        return path.expanduser()
+    except RuntimeError:  # `~name` of nobody
+        return path
+
+
+def missing(text: str, what: str) -> str:
+    """That nothing is at a path, and where a relative one starts."""
+    begins = "" if local(text).is_absolute() else " (a relative path starts where saectl runs)"
+    return f"there is no {what} {text}{begins}"
+
+
+def no_model_folder(text: str) -> str | None:
+    """Why `text` can't be the folder of a model; None when it can."""
+    if not local(text).is_dir():
+        return missing(text, "folder")
+    if not (local(text) / "config.json").is_file():
+        return f"{text} is a folder without config.json, so not a Hugging Face model"
+    return None
+
+
 def facts(model: ModelSpec) -> ModelFacts | None:
     """A model's sizes: from the presets, its folder, or the hub's local cache; else None."""
     for preset in PRESETS.values():
@@ -59,22 +78,24 @@ def facts(model: ModelSpec) -> ModelFacts | None:
             return preset.facts
     config = None
     if model.path is not None:
-        config = Path(model.path).expanduser() / "config.json"
+        config = local(model.path) / "config.json"
     elif model.hf is not None:
         snapshot = cached_snapshot(model.hf, model.revision)
         config = snapshot / "config.json" if snapshot else None
     if config is None or not config.is_file():
         return None
     try:
-        return ModelFacts.from_config(json.loads(config.read_text(encoding="utf-8")))
+        read = json.loads(config.read_text(encoding="utf-8"))
     except ValueError:
         return None
+    return ModelFacts.from_config(read) if isinstance(read, dict) else None
 
 
 def cached_snapshot(repo: str, revision: str | None) -> Path | None:
     """Where the hub's local cache holds `repo` (at `revision`, default main), or None."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("HF_HOME", f"{caches}/huggingface")
+    hub = local(os.environ.get("HF_HUB_CACHE", f"{home}/hub"))
     folder = hub / ("models--" + repo.replace("/", "--"))
     ref = folder / "refs" / (revision or "main")
     commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision

@@ -29,7 +29,7 @@ class ModelFacts:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ModelFacts | None:
         """Read a Hugging Face config.json; None if it names its sizes in no way known here."""
-        c = config.get("text_config", config)
+        c = config.get("text_config") or config
 
         def first(*names: str) -> int | None:
             return next((int(c[n]) for n in names if c.get(n)), None)

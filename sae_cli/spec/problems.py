@@ -46,11 +46,11 @@ def from_validation(error: ValidationError, known: dict[str, tuple[str, ...]]) -
     `known` maps a dotted path of a section (indices written `*`) to the keys it admits.
     """
     errors = error.errors(include_url=False)
-    broken = {e["loc"][:-1] for e in errors}
+    around = {e["loc"][:depth] for e in errors for depth in range(len(e["loc"]))}
     return [
         _word(e, known)
         for e in errors
-        if not (e["type"] == "too_short" and e["loc"] in broken)  # its entries say it better
+        if not (e["type"] == "too_short" and e["loc"] in around)  # its entries say it better
     ]
 
 
@@ -60,8 +60,7 @@ def _word(e: Any, known: dict[str, tuple[str, ...]]) -> Problem:
     if "field" in context:
         loc = (*loc, context["field"])
     if kind == "extra_forbidden":
-        section = ".".join("*" if isinstance(p, int) else p for p in loc[:-1])
-        choices = known.get(section, ())
+        choices = _keys(loc[:-1], known)
         guess = closest(str(loc[-1]), choices)
         what = "unknown key" + ("" if guess or not choices else f" (known: {', '.join(choices)})")
         return Problem(loc, what, guess, at="key")
@@ -73,14 +72,30 @@ def _word(e: Any, known: dict[str, tuple[str, ...]]) -> Problem:
         ]
         guess = closest(str(value), options)
         return Problem(loc, f"{_show(value)} is not one of {', '.join(options)}", guess)
+    if value is None and kind in _EMPTY:
+        return Problem(loc, "nothing is given here: fill it, or leave the key out", at="key")
     wording = _WORDING.get(kind)
     if wording is not None:
         return Problem(loc, wording.format(v=_show(value), **context))
     return Problem(loc, e["msg"])
 
 
+def _keys(section: Loc, known: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The keys of a section, whose last part may be an index or a name of the user's."""
+    parts = ["*" if isinstance(p, int) else p for p in section]
+    return known.get(".".join(parts)) or known.get(".".join([*parts[:-1], "*"]), ())
+
+
 def _show(value: Any) -> str:
-    return repr(value) if isinstance(value, str) else str(value)
+    """A value as a YAML file would say it, in short."""
+    if isinstance(value, dict):
+        return "{...}" if value else "{}"
+    if isinstance(value, (list, tuple)):
+        return "[...]" if value else "[]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 _WORDING = {
@@ -93,15 +108,12 @@ _WORDING = {
     "bool_type": "{v} is not true or false",
     "bool_parsing": "{v} is not true or false",
     "string_type": "{v} is not a text (put it in quotes if it is meant as one)",
-    "string_pattern_mismatch": "{v} does not match {pattern}",
-    "greater_than": "{v} is not greater than {gt}",
-    "greater_than_equal": "{v} is less than {ge}",
-    "less_than": "{v} is not less than {lt}",
-    "less_than_equal": "{v} is more than {le}",
+    "greater_than": "{v} is not greater than {gt:g}",
+    "greater_than_equal": "{v} is less than {ge:g}",
+    "less_than_equal": "{v} is more than {le:g}",
     "tuple_type": "{v} is not a list (write [{v}])",
-    "list_type": "{v} is not a list (write [{v}])",
-    "dict_type": "{v} is not a mapping",
-    "model_type": "{v} is not a mapping",
-    "model_attributes_type": "{v} is not a mapping",
-    "too_short": "needs at least {min_length} entry",
+    "dict_type": "{v} is not a mapping of keys",
+    "model_type": "{v} is not a mapping of keys",
+    "too_short": "the list is empty: give it an entry, or leave the key out",
 }
+_EMPTY = ("tuple_type", "dict_type", "model_type")

@@ -23,10 +23,11 @@ def _exactly_one(part: Frozen, *names: str) -> None:
     given = [n for n in names if getattr(part, n) is not None]
     if len(given) != 1:
         said = ", ".join(given) if given else "none"
+        at = {"field": given[-1]} if given else {}
         raise PydanticCustomError(
             "exactly_one",
             "give exactly one of {names} (given: {said})",
-            {"names": ", ".join(names), "said": said},
+            {"names": ", ".join(names), "said": said, **at},
         )
 
 
@@ -145,7 +146,8 @@ class TrainBase(Frozen):
     batch_size: PositiveInt = 2048
     """Tokens in one step."""
     lr: PositiveFloat | None = None
-    """Learning rate; left out, 2e-4 / sqrt(width / 16384) (Gao et al. 2024, as in their peers)."""
+    """Learning rate; left out, the larger of 2e-4 / sqrt(width / 16384) (Gao et al. 2024, with
+    their followers' constant) and min(0.1, 64 / steps) / sqrt(d_in), which short runs need."""
     lr_warmup: Fraction = 0.02
     """Share of the steps with linear warm-up."""
     lr_decay: Fraction = 0.2
@@ -176,16 +178,21 @@ class TrainBase(Frozen):
         _exactly_one(self, "width", "expansion")
         if self.width is not None and self.width % 8:
             low = self.width // 8 * 8
+            near = f"the nearest are {low} and {low + 8}" if low else "the smallest is 8"
             raise PydanticCustomError(
                 "width_not_divisible",
-                "width {width} is not a multiple of 8 (the nearest are {low} and {high})",
-                {"width": self.width, "low": max(low, 8), "high": low + 8, "field": "width"},
+                "width {width} is not a multiple of 8 ({near})",
+                {"width": self.width, "near": near, "field": "width"},
             )
         if self.lr_warmup + self.lr_decay > 1.0:
             raise PydanticCustomError(
                 "schedule",
-                "lr_warmup + lr_decay is over 1: the schedule would have no room",
-                {"field": "lr_decay"},
+                "lr_warmup {warmup} + lr_decay {decay} is over 1, the whole of the steps",
+                {
+                    "warmup": self.lr_warmup,
+                    "decay": self.lr_decay,
+                    "field": "lr_decay" if "lr_decay" in self.model_fields_set else "lr_warmup",
+                },
             )
         return self
 
@@ -208,8 +215,9 @@ class ReluL1Train(TrainBase):
 
     arch: Literal["relu_l1"]
     """Architecture."""
-    l1: Annotated[float, Field(ge=0)] = 5.0
-    """L1 coefficient, in units of inputs scaled to mean square 1 per dimension."""
+    l1: Annotated[float, Field(ge=0)] | None = None
+    """L1 coefficient, for inputs scaled to mean square 1 per dimension; left out, sqrt(d_in) / 8,
+    which is Anthropic's 5 at d_in = 1600."""
     l1_warmup: Fraction = 0.05
     """Share of the steps over which the coefficient rises linearly from zero."""
 
@@ -225,10 +233,13 @@ class JumpReluTrain(TrainBase):
     """Weight of the penalty (L0 / target - 1)^2, before the controller adjusts it."""
     l0_warmup: Fraction = 0.1
     """Share of the steps over which the penalty rises linearly from zero."""
-    bandwidth: PositiveFloat = 0.05
+    beta1: Fraction = 0.0
+    """Adam's first-moment decay; the paper trains without first moments."""
+    bandwidth: PositiveFloat = 1.0
     """Width of the rectangle of the straight-through estimator, in scaled pre-activation units."""
-    threshold_init: PositiveFloat = 0.05
-    """Initial threshold, in scaled pre-activation units."""
+    threshold_init: PositiveFloat | None = None
+    """Initial threshold, in scaled pre-activation units; left out, such that on the first batch
+    every latent fires equally often and L0 is four times the target."""
 
 
 Train = TopKTrain | ReluL1Train | JumpReluTrain

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
-
-from sae_cli.spec.base import Execution, Frozen
+from sae_cli.spec.base import Execution, Frozen, Shape
 from sae_cli.spec.fragment import MatrixSpec, TrainFragment
 from sae_cli.spec.stages import (
     CacheSpec,
@@ -21,7 +19,13 @@ from sae_cli.spec.stages import (
 class SweepSpec(Frozen):
     """A sweep: one SAE for every cell of its matrix."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    name: Annotated[
+        str,
+        Shape(
+            r"[a-z0-9][a-z0-9._-]{0,63}",
+            "a name for a sweep: up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first",
+        ),
+    ]
     """Name of the sweep and of its folder under `runs/`."""
     model: str | None = None
     """The model, when all cells read the same one: a preset, a name from `models`, a hub id, or a
@@ -40,7 +44,9 @@ class SweepSpec(Frozen):
     """What is handed out."""
     matrix: MatrixSpec = MatrixSpec()
     """Axes whose product gives the cells."""
-    device: Annotated[str, Execution(), Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[
+        str, Execution(), Shape(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, mps, cuda, cuda:N")
+    ] = "auto"
     """auto, cpu, mps, cuda or cuda:N."""
     wandb: Annotated[WandbSpec | None, Execution()] = None
     """Weights & Biases logging of training; left out, wandb is never imported."""

@@ -7,11 +7,14 @@ stay text, a key written twice is an error. Nothing here knows what a sweep is.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
+from yaml.reader import ReaderError
 
 from sae_cli.errors import SpecError, UsageError
 from sae_cli.spec.problems import Loc, Problem, SpecProblems
@@ -61,7 +64,7 @@ _Loader.yaml_implicit_resolvers = {
     ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_INT = re.compile(r"[-+]?[0-9][0-9_]*$|0x[0-9a-fA-F_]+$")
+_INT = re.compile(r"[-+]?[0-9][0-9_]{0,99}$|0x[0-9a-fA-F]{1,99}$")
 _FLOAT = re.compile(
     r"[-+]?(?:[0-9][0-9_]*)?\.?[0-9]+(?:[eE][-+]?[0-9]+)?$|[-+]?[0-9][0-9_]*\.(?:[eE][-+]?[0-9]+)?$"
     r"|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
@@ -81,8 +84,15 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 def parse(text: str, origin: str) -> Document:
     """Parse YAML `text`. Raises SpecError on broken syntax."""
     lines = text.splitlines() or [""]
-    loader = _Loader(text)
+
+    def broken(line: int, col: int, what: str) -> SpecError:
+        if line >= len(lines):  # the end of the file stands after its last line
+            line, col = len(lines) - 1, len(lines[-1])
+        shown = Mark(origin, line + 1, col + 1, lines[line])
+        return SpecError(_render(shown, "", f"not valid YAML: {what}"))
+
     try:
+        loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
             raise SpecError(f"{origin}:1:1: the file is empty")
@@ -90,14 +100,37 @@ def parse(text: str, origin: str) -> Document:
         document.data = _walk(loader, root, (), document, lines)
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
-        line, col = (mark.line, mark.column) if mark else (0, 0)
-        shown = Mark(origin, line + 1, col + 1, lines[min(line, len(lines) - 1)])
-        raise SpecError(_render(shown, "", f"not valid YAML: {e.problem or e.context}")) from e
-    except yaml.YAMLError as e:
-        raise SpecError(f"{origin}:1:1: not valid YAML: {e}") from e
-    finally:
-        loader.dispose()
+        raise broken(mark.line if mark else 0, mark.column if mark else 0, _syntax(e)) from e
+    except ReaderError as e:
+        line = text.count("\n", 0, e.position)
+        col = e.position - (text.rfind("\n", 0, e.position) + 1)
+        raise broken(line, col, f"it can't hold the character {e.character:#04x}") from e
+    except RecursionError as e:
+        raise broken(0, 0, "it is nested without end") from e
     return document
+
+
+_PLAINLY = (
+    (
+        "mapping values are not allowed here",
+        "a second `: ` in one value: indent the line as its neighbours, or quote the value",
+    ),
+    ("found character '\\t'", "a tab can't indent: use spaces"),
+    ("but found another document", "a second document begins here: a sweep file holds one"),
+    ("could not determine a constructor", "a tag (`!...`) means nothing in a sweep"),
+)
+
+
+def _syntax(e: yaml.MarkedYAMLError) -> str:
+    """What a YAML error says, in fewer riddles."""
+    problem = str(e.problem or e.context)
+    plain = next((ours for theirs, ours in _PLAINLY if problem.startswith(theirs)), None)
+    if plain is not None:
+        return plain
+    if e.problem is None or e.context is None:
+        return problem
+    begun = f" begun at line {e.context_mark.line + 1}" if e.context_mark else ""
+    return f"{e.context}{begun}: {problem}"
 
 
 def _walk(loader: _Loader, node: yaml.Node, loc: Loc, doc: Document, lines: list[str]) -> Any:
@@ -113,19 +146,22 @@ def _walk(loader: _Loader, node: yaml.Node, loc: Loc, doc: Document, lines: list
     seen: dict[str, Mark] = {}
     for key, _ in node.value:
         name = key.value
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConstructorError(None, None, "a key must be a text", key.start_mark)
         if name != "<<" and name in seen:
-            place = (*loc, name)
-            doc.keys[place] = mark(key)
             doc.problems.append(
-                Problem(place, f"this key was already given at line {seen[name].line}", at="key")
+                Problem(
+                    (*loc, name), f"this key was already given at line {seen[name].line}", at="key"
+                )
             )
         seen.setdefault(name, mark(key))
     loader.flatten_mapping(node)
+    # An alias leads here again: by then each key stands once, the last one that was given.
+    node.value = list({key.value: (key, value) for key, value in node.value}.values())
     out: dict[str, Any] = {}
     for key, value in node.value:
-        name = str(key.value)
-        doc.keys.setdefault((*loc, name), mark(key))
-        out[name] = _walk(loader, value, (*loc, name), doc, lines)
+        doc.keys[(*loc, key.value)] = mark(key)
+        out[key.value] = _walk(loader, value, (*loc, key.value), doc, lines)
     return out
 
 
@@ -133,41 +169,57 @@ def load(path: Path) -> Document:
     """Parse the file at `path`. Raises UsageError if it can't be read."""
     try:
         return parse(path.read_text(encoding="utf-8"), str(path))
-    except (FileNotFoundError, IsADirectoryError, PermissionError, UnicodeDecodeError) as e:
+    except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
         raise UsageError(f"{path}: {reason}") from e
 
 
 def override(document: Document, assignment: str) -> None:
     """Apply one `--set a.b=v`; `v` is read as YAML. Raises UsageError if it can't be applied."""
-    path, eq, text = assignment.partition("=")
-    origin = f"--set {assignment}"
-    if not eq or not path.strip():
-        raise UsageError(f"{origin}: write --set section.field=value, e.g. --set train.lr=3e-4")
-    value = parse(text, origin).data if text.strip() else None
-    parts: list[str | int] = [int(p) if p.isdigit() else p for p in path.strip().split(".")]
+    path, eq, text = (part.strip() for part in assignment.partition("="))
+    if not eq or not all(path.split(".")):
+        raise UsageError(
+            f"--set {assignment}: write --set section.field=value, e.g. --set train.lr=3e-4"
+        )
+    said = parse(text, f"--set {path}") if text else Document(path, None)
+    if said.problems:
+        raise explain(SpecProblems(said.problems), said)
+    assign(document, tuple(path.split(".")), said.data, f"--set {assignment}")
+
+
+def assign(document: Document, path: Sequence[str], value: Any, origin: str) -> None:
+    """Put `value` at `path` (an index is a number of digits), and let problems there point at
+    `origin`. Missing sections on the way appear. Raises UsageError if there is no such place."""
     here = document.data
-    for i, part in enumerate(parts[:-1]):
-        if isinstance(here, dict) and isinstance(part, str):
-            if here.get(part) is None:
-                here[part] = {}
-            here = here[part]
-        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
-            here = here[part]
-        else:
-            raise UsageError(f"{origin}: {'.'.join(map(str, parts[: i + 1]))} holds nothing to set")
-    last = parts[-1]
-    if isinstance(here, dict):
-        here[str(last)] = value
-    elif isinstance(here, list) and isinstance(last, int) and last < len(here):
-        here[last] = value
-    else:
-        raise UsageError(f"{origin}: there is no such place in the spec")
-    loc = tuple(parts)
+    loc: Loc = ()
+    for i, part in enumerate(path):
+        step = _step(here, part, f"{origin}: {'.'.join(map(str, loc))}")
+        loc = (*loc, step)
+        if i == len(path) - 1:
+            here[step] = value
+        elif isinstance(here, dict) and here.get(step) is None:
+            if path[i + 1].isdigit():
+                raise UsageError(
+                    f"{origin}: the file has no list {'.'.join(map(str, loc))} to change"
+                )
+            here[step] = {}
+        here = here[step]
+    document.problems = [p for p in document.problems if p.loc[: len(loc)] != loc]
     for table in (document.keys, document.values):
         for stale in [known for known in table if known[: len(loc)] == loc]:
             del table[stale]
         table[loc] = Mark(origin, 0, 0, "")
+
+
+def _step(here: Any, part: str, where: str) -> str | int:
+    """The key or index that `part` names in `here`."""
+    if isinstance(here, dict):
+        return part
+    if not isinstance(here, list):
+        raise UsageError(f"{where} is a single value, it holds no '{part}'")
+    if not part.isdigit() or int(part) >= len(here):
+        raise UsageError(f"{where} is a list of {len(here)}, it has no entry '{part}' (from 0)")
+    return int(part)
 
 
 def explain(error: SpecProblems, document: Document) -> SpecError:
@@ -193,4 +245,5 @@ def _render(mark: Mark, path: str, what: str) -> str:
         return f"{mark.origin}: {said}"
     head = f"{mark.origin}:{mark.line}:{mark.col}: {said}"
     gutter = f"{mark.line:>5} | "
-    return f"{head}\n{gutter}{mark.text}\n{' ' * (len(gutter) - 2)}| {' ' * (mark.col - 1)}^"
+    text = mark.text.replace("\t", " ")  # one column each, as the caret counts
+    return f"{head}\n{gutter}{text}\n{' ' * (len(gutter) - 2)}| {' ' * (mark.col - 1)}^"

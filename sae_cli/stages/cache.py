@@ -19,7 +19,8 @@ from sae_cli.errors import ModelError
 from sae_cli.lm import masks
 from sae_cli.lm.capture import capture
 from sae_cli.lm.check import check_layer
-from sae_cli.lm.load import load_model, pick_device
+from sae_cli.lm.device import pick_device
+from sae_cli.lm.load import load_model
 from sae_cli.lm.sites import Tap, find_tap
 from sae_cli.spec.stages import CacheSpec, MaskSpec
 from sae_cli.spec.work import CacheWork, TokensWork

@@ -17,14 +17,22 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sae_cli.lm import masks
-from sae_cli.lm.load import load_model, pick_device
+from sae_cli.lm.device import pick_device
+from sae_cli.lm.load import load_model
 from sae_cli.lm.sites import Tap, find_tap
 from sae_cli.lm.splice import Edit, forward_logits, masked
 from sae_cli.sae.base import SAE
 from sae_cli.spec.stages import EvalSpec, MaskSpec
 from sae_cli.spec.work import CacheWork, EvalWork, TokensWork
 from sae_cli.stages.cache import norms
-from sae_cli.stages.metrics import LossMeter, Metric, ReconstructionMeter, splice_metrics
+from sae_cli.stages.metrics import (
+    DENSITY,
+    METRICS,
+    LossMeter,
+    Metric,
+    ReconstructionMeter,
+    splice_metrics,
+)
 from sae_cli.stages.task import Task
 from sae_cli.store.atomic import write_bytes, write_json
 from sae_cli.store.blocks import BlockReader
@@ -34,7 +42,6 @@ from sae_cli.store.moments import Moments
 from sae_cli.store.weights import load_sae
 
 SPLIT = "heldout"
-METRICS, DENSITY = "metrics.json", "density.safetensors"
 
 
 def run(tasks: Sequence[Task]) -> None:

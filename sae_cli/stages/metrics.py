@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+METRICS, DENSITY = "metrics.json", "density.safetensors"
+"""The files of an evaluation: metrics by name, and how often each latent fires."""
 NO_TOKENS = "no token was kept"
 HISTOGRAM_DECADES, BINS_PER_DECADE = 8, 4
 POSITIONS_AT_ONCE = 512

@@ -22,7 +22,7 @@ from sae_cli.sae.base import SAE
 from sae_cli.spec.stages import ReleaseSpec
 from sae_cli.spec.work import ReleaseWork
 from sae_cli.stages.card import card
-from sae_cli.stages.eval import DENSITY, METRICS
+from sae_cli.stages.metrics import DENSITY, METRICS
 from sae_cli.stages.task import Dep, Task
 from sae_cli.store.atomic import read_json, sha256_of, write_bytes, write_json
 from sae_cli.store.weights import CFG, load_sae, save_sae
@@ -45,8 +45,8 @@ def _release(task: Task) -> None:
     evals = {role.split("/")[1]: d for role, d in task.deps.items() if role.startswith("eval/")}
     task.report.begin(task.slug, len(evals), 0, "SAEs")
     entries: list[dict[str, Any]] = []
-    for i, (key, score) in enumerate(evals.items()):
-        train = task.deps[f"train/{key}"]
+    for i, (sae, score) in enumerate(evals.items()):
+        train = task.deps[f"train/{sae}"]
         name = _folder_name(train, [e["folder"] for e in entries])
         entries.append(_one(draft / name, name, train, score, work.release))
         task.report.at(i + 1)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 
 from sae_cli import __version__
 from sae_cli.errors import StoreError
-from sae_cli.lm.load import pick_device
+from sae_cli.lm.device import pick_device
 from sae_cli.lm.names import hook_name
 from sae_cli.sae.base import SAE
 from sae_cli.sae.fold import scaling

@@ -262,11 +262,6 @@ class ActivationReader:
         return self._table.verify()
 
 
-def activation_data(stage: StageDir) -> list[Path]:
-    """What `ledger.evict` may delete of a finished array. Statistics stay."""
-    return [stage.acts, stage.mask, stage.commits]
-
-
 def _to_disk(acts: Tensor) -> NDArray[Any]:
     plain = acts.detach().cpu().contiguous()
     if plain.dtype is torch.bfloat16:

@@ -116,6 +116,11 @@ class StageDir:
         return self.path / "mask.zarr"
 
     @property
+    def activation_data(self) -> list[Path]:
+        """What may be freed of finished activations, in the order to delete it. Statistics stay."""
+        return [self.commits, self.acts, self.mask]
+
+    @property
     def stats(self) -> Path:
         """Moments of the kept rows."""
         return self.path / "stats.safetensors"

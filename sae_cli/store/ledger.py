@@ -145,12 +145,13 @@ def verify_done(stage: StageDir) -> Done:
 
 
 def evict(stage: StageDir, paths: Iterable[Path]) -> int:
-    """Delete data of a done stage, and say so first; returns the bytes freed.
+    """Delete data of a done stage, in the order given, and say so first; returns the bytes freed.
 
+    An index goes before what it lists, so that no moment shows an index of what is gone.
     Killed midway, the stage counts as evicted and doing it again finishes the deletion. Raises
     Blocked while someone works there, StoreError when it is not done or a path is a record.
     """
-    doomed = sorted({str(_inside(stage, path)) for path in paths})
+    doomed = list(dict.fromkeys(str(_inside(stage, path)) for path in paths))
     records = {path.name for path in (stage.done, stage.spec, stage.evicted, stage.claim)}
     if records & set(doomed):
         raise StoreError(f"{stage}: {', '.join(sorted(records & set(doomed)))} can't be evicted")
@@ -158,9 +159,20 @@ def evict(stage: StageDir, paths: Iterable[Path]) -> int:
         if read_done(stage) is None:
             raise StoreError(f"{stage} is not done: there is nothing to evict")
         before = (read_json(stage.evicted) or {"paths": []})["paths"]
-        everything = sorted({*before, *doomed})
+        everything = list(dict.fromkeys([*before, *doomed]))
         write_json(stage.evicted, {"paths": everything, "evicted_at": time.time()})
-        freed = sum(_delete(stage.path / relative) for relative in everything)
+        freed = finish_eviction(stage)
+    return freed
+
+
+def finish_eviction(stage: StageDir) -> int:
+    """Delete what evicted.json names and is still there, in its order; returns the bytes freed.
+
+    For the holder of the claim: a killed eviction is finished before the stage is done again.
+    """
+    freed = 0
+    for relative in (read_json(stage.evicted) or {"paths": []})["paths"]:
+        freed += _delete(stage.path / relative)
         sync_folder(stage.path)
     return freed
 

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 
 from sae_cli.errors import ModelError
 from sae_cli.lm.check import check_layer
+from sae_cli.lm.device import pick_device
 from sae_cli.lm.hub import scrub
-from sae_cli.lm.load import load_model, load_tokenizer, pick_device
+from sae_cli.lm.load import load_model, load_tokenizer
 from sae_cli.lm.pack import Packer
 from sae_cli.lm.splice import forward_logits
 from sae_cli.spec.stages import DataSpec, ModelSpec

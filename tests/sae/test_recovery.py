@@ -19,13 +19,14 @@ class Mixture:
     def __init__(self) -> None:
         self._generator = torch.Generator().manual_seed(0)
         directions = self._normal(TRUE, D_IN)
-        self.directions = directions / directions.norm(dim=1, keepdim=True)
+        self.directions: Tensor = directions / directions.norm(dim=1, keepdim=True)
         self.mean = 5.0 * self._normal(D_IN)
 
     def draw(self, rows: int) -> Tensor:
         on = torch.rand(rows, TRUE, generator=self._generator) < 3 / TRUE
         weights = 1 + 2 * torch.rand(rows, TRUE, generator=self._generator)
-        return (on * weights) @ self.directions + 0.02 * self._normal(rows, D_IN) + self.mean
+        x: Tensor = (on * weights) @ self.directions + 0.02 * self._normal(rows, D_IN)
+        return x + self.mean
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self._generator)
@@ -51,8 +52,8 @@ def test_training_finds_the_directions_that_made_the_data(
 ) -> None:
     mixture = Mixture()
     sample = mixture.draw(20_000)
-    variance = float((sample - sample.mean(0)).square().sum(1).mean())
-    trainer = Trainer(spec, D_IN, *scaling(sample.mean(0), variance), "cpu", STEPS)
+    mean_square = float(sample.square().sum(1).mean())
+    trainer = Trainer(spec, D_IN, *scaling(sample.mean(0), mean_square), "cpu", STEPS)
     for _ in range(STEPS):
         trainer.step(mixture.draw(ROWS))
     sae = trainer.finish()

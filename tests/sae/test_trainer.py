@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sae_cli.errors import StoreError, TrainingError
+from sae_cli.sae.relu_l1 import ReluL1
 from sae_cli.sae.trainer import Trainer, learning_rate, peak_rate
 from sae_cli.spec.stages import JumpReluTrain, ReluL1Train, TopKTrain, TrainBase
 
@@ -181,9 +181,7 @@ def test_a_latent_is_dead_once_it_was_silent_for_so_many_tokens() -> None:
 
 
 def test_thresholds_start_where_each_latent_fires_equally_often() -> None:
-    spec = JumpReluTrain.model_construct(
-        **{**dict(SPECS["jumprelu"]), "threshold_init": None, "l0": 2.0}
-    )
+    spec = SPECS["jumprelu"].model_copy(update={"threshold_init": None, "l0": 2.0})
     trainer = _trainer(spec)
     trainer.step(_batch(0))
     assert trainer.log()["l0"] == pytest.approx(4 * 2.0, rel=0.1)
@@ -219,17 +217,24 @@ def test_what_is_logged_is_said_of_the_last_batch(spec: TrainBase) -> None:
     assert all(math.isfinite(value) for value in log.values())
 
 
+def test_left_out_the_l1_coefficient_grows_with_the_norm_of_the_input() -> None:
+    spec = SPECS["relu_l1"].model_copy(update={"l1": None})
+    trainer = Trainer(spec, 1600, torch.zeros(1600), 1.0, "cpu", 1)
+    assert isinstance(trainer.form, ReluL1) and trainer.form.l1 == pytest.approx(5.0)
+
+
+def test_more_active_latents_than_there_are_is_refused() -> None:
+    with pytest.raises(TrainingError, match=r"k = 65 .* there are 64"):
+        _trainer(TopKTrain(width=64, k=65))
+
+
 def test_a_share_of_the_budget_decides_what_is_dead_when_nothing_is_said() -> None:
     assert _trainer(TopKTrain(width=64, num_tokens=2_000)).dead_after == 100
     assert _trainer(TopKTrain(width=64, num_tokens=10**9)).dead_after == 10_000_000
 
 
-def _ignored(**fields: Any) -> TopKTrain:
-    return TopKTrain(width=64, k=4, lr=1e-3, **fields)
-
-
 def test_how_often_is_logged_or_saved_changes_nothing() -> None:
-    runs = [_trainer(_ignored(log_every=1, checkpoint_every=1)), _trainer(_ignored())]
+    runs = [_trainer(TopKTrain(width=64, log_every=n, checkpoint_every=n)) for n in (1, 100)]
     for trainer in runs:
         _run(trainer, 4)
     _same(runs[0].state_dict()[0], runs[1].state_dict()[0])

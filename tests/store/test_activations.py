@@ -11,7 +11,7 @@ import torch
 import zarr
 
 from sae_cli.errors import StoreError
-from sae_cli.store.activations import ActivationReader, ActivationWriter, activation_data
+from sae_cli.store.activations import ActivationReader, ActivationWriter
 from sae_cli.store.claim import claim
 from sae_cli.store.layout import StageDir
 from sae_cli.store.ledger import evict, record_done, verify_done
@@ -238,7 +238,7 @@ def test_evicted_activations_are_made_anew_with_the_same_digest(tmp_path: Path) 
     first = run(0)
     assert run(4) == first
     verify_done(stage)
-    assert evict(stage, activation_data(stage)) > N * D * 2
+    assert evict(stage(stage)) > N * D * 2
     assert state(stage).status is Status.EVICTED and stage.stats.exists()
     assert run(0) == first
     assert state(stage).status is Status.DONE
