@@ -238,7 +238,7 @@ def test_evicted_activations_are_made_anew_with_the_same_digest(tmp_path: Path) 
     first = run(0)
     assert run(4) == first
     verify_done(stage)
-    assert evict(stage(stage)) > N * D * 2
+    assert evict(stage, stage.activation_data) > N * D * 2
     assert state(stage).status is Status.EVICTED and stage.stats.exists()
     assert run(0) == first
     assert state(stage).status is Status.DONE
