@@ -65,11 +65,12 @@ class Models:
     def unknown(self, model: str, loc: Loc, what: str, instead: str) -> None:
         """Note at `loc` that `what` needs sizes not known yet, unless the model can't exist."""
         if model not in self._broken:
+            repo = model if "/" in model else "ORG/NAME"
             self._problems.append(
                 Problem(
                     loc,
-                    f"{what} needs the sizes of {model}, which are not known before its "
-                    f"config.json is on this machine: {instead}",
+                    f"{what} needs the sizes of {model}, and no config.json on this machine says "
+                    f"them: {instead}, or `hf download {repo} config.json`",
                     at="key" if loc == ("matrix",) else "value",
                 )
             )

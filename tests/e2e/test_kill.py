@@ -141,19 +141,19 @@ def test_dying_just_after_done_json_leaves_no_trace_either(
     assert disk(saectl.store).artefacts() == finished.artefacts()
 
 
-@pytest.mark.parametrize("count", [2, 8, 13])
+@pytest.mark.parametrize("count", [2, 9])
 def test_dying_while_gc_deletes_can_be_run_over(
     warm: Any, disk: Any, small: Path, finished: Any, count: int
 ) -> None:
     dying = {"PYTHONPATH": str(HERE / "dying"), "DIE_AT": f"deletion {count}"}
     process = warm.start("gc", "--yes", env=dying)
     assert process.communicate() and process.returncode == -signal.SIGKILL
-    assert "freed" in warm("status", small).stdout
+    assert "nothing to do" in warm("run", small).stdout
     warm("train", small, "--force", "-q")
     assert disk(warm.store).artefacts() == finished.artefacts()
 
 
-@pytest.mark.parametrize("count", [3, 6, 9])
+@pytest.mark.parametrize("count", [3, 8])
 def test_dying_while_force_empties_a_folder_can_be_run_over(
     warm: Any, disk: Any, small: Path, finished: Any, count: int
 ) -> None:
@@ -192,7 +192,6 @@ def test_sigterm_and_sigint_save_say_so_and_exit_130(
         ("cache/*", signal.SIGINT),
         ("train/*topk*", signal.SIGTERM),
         ("train/*topk*", signal.SIGINT),
-        ("train/*relu_l1*", signal.SIGTERM),
         ("eval/*", signal.SIGINT),
     ):
         said = interrupt(saectl, long, glob, number, until)

@@ -36,9 +36,7 @@ def test_the_real_command_says_the_same(name, clean_home):
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", golden)
 
 
-@pytest.mark.parametrize(
-    "spec", [p for p in SPECS if p.stem != "not_utf8"], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("spec", [p for p in SPECS if p.stem != "not_utf8"], ids=lambda p: p.stem)
 def test_each_problem_shows_its_line_with_the_caret_below_what_is_wrong(spec):
     lines = spec.read_text().splitlines() or [""]
     message = spec.with_suffix(".txt").read_text().splitlines()

@@ -101,7 +101,9 @@ def test_no_text_whatever_gets_more_than_a_spec_error(text):
         assert str(error).startswith("f:")
 
 
-@pytest.mark.parametrize("text", ["[" * 3000, "a: &a [*a]", "? [x]\n: y", "{<<: 3}", "- !!python/name:os.system x"])
+@pytest.mark.parametrize(
+    "text", ["[" * 3000, "a: &a [*a]", "? [x]\n: y", "{<<: 3}", "- !!python/name:os.system x"]
+)
 def test_yaml_that_means_harm_gets_a_spec_error(text):
     with pytest.raises(SpecError, match=r"^f:\d+:\d+: not valid YAML"):
         yaml.parse(text, "f")
