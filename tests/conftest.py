@@ -1,4 +1,5 @@
-"""What tests of several folders share: the command line in this process, and golden files.
+"""What tests of several folders share: the command line in this process, golden files, and small
+random models of several builds with a word tokenizer.
 
 Golden files are what users read and what keys are made of. `pytest --update-golden` writes them
 anew; read the difference before you commit it.
@@ -8,10 +9,98 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+_HF = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+_OLD = {k: v for k, v in _HF.items() if k not in ("head_dim", "num_key_value_heads")}
+_BLOOM = {"vocab_size": 97, "hidden_size": 32, "n_layer": 3, "n_head": 4}
+_GPT2 = {
+    "vocab_size": 97,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+}
+_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3": ("Qwen3Config", _HF),
+    "llama": ("LlamaConfig", _HF | {"head_dim": 8}),
+    "gpt2": ("GPT2Config", _GPT2),
+    "neox": ("GPTNeoXConfig", _OLD | {"use_parallel_residual": False}),
+    "neox-parallel": ("GPTNeoXConfig", _OLD | {"use_parallel_residual": True}),
+    "gemma2": ("Gemma2Config", _HF),
+    "olmo2": ("Olmo2Config", {k: v for k, v in _HF.items() if k != "head_dim"}),
+    "glm4": ("Glm4Config", _HF),
+    "phi": ("PhiConfig", _OLD),
+    "bloom": ("BloomConfig", _BLOOM),
+}
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'alien' %}{{ raise_exception('no aliens') }}{% endif %}"
+    "<s> {{ m.role }} {{ m.content }} <e> {% endfor %}"
+    "{% if enable_thinking is defined and enable_thinking is false %}nothink{% endif %}"
+)
+
+
+@cache
+def _built(kind: str, dtype: str) -> Any:
+    import torch
+    import transformers
+
+    torch.manual_seed(sum(map(ord, kind)))
+    kernel = "eager" if kind in ("gemma2", "bloom") else "sdpa"
+    name, fields = _CONFIGS[kind]
+    config = getattr(transformers, name)(**fields)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=kernel)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.to(getattr(torch, dtype)).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[..., Any]:
+    """build(kind, dtype=float32): a random model whose every parameter matters; don't change it."""
+
+    def make(kind: str, dtype: Any = "float32") -> Any:
+        return _built(kind, str(dtype).removeprefix("torch."))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def words() -> Any:
+    """One token per word: w0 ... w499 are ids 10 ... 509; <eos> is 1; with a chat template."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<unk>", "<eos>", "<s>", "<e>", "user", "assistant", "nothink", "system", "a", "b"]
+    vocabulary = {word: i for i, word in enumerate(names + [f"w{i}" for i in range(500)])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.add_special_tokens(["<unk>", "<eos>", "<s>", "<e>"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        unk_token="<unk>",
+        eos_token="<eos>",
+        chat_template=TEMPLATE,
+    )
 
 
 def pytest_configure() -> None:

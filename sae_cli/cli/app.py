@@ -74,12 +74,18 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exc()
         print(e if isinstance(e, Interrupted) else f"error: {e}", file=sys.stderr)
         return e.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away; nothing is left to tell it
+        return FAILED
+    except OSError as e:
+        if verbose:
+            traceback.print_exc()
+        where = f"{e.filename}: " if e.filename else ""
+        print(f"error: {where}{e.strerror or e}", file=sys.stderr)
+        return FAILED
     except _UsageProblem as e:
         e.show()
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away; nothing is left to tell it
-        return FAILED

@@ -24,6 +24,7 @@ def ls(
     ] = None,
     store: o.Store = o.DEFAULT_STORE,
     json: o.Json = False,
+    verbose: o.Verbose = False,
 ) -> int:
     """What the workspace holds, newest last."""
     if kind is not None and kind not in KINDS:
@@ -68,6 +69,7 @@ def show(
     key: Annotated[str, typer.Argument(help="A stage's key (or its first digits), or its name.")],
     store: o.Store = o.DEFAULT_STORE,
     json: o.Json = False,
+    verbose: o.Verbose = False,
 ) -> int:
     """All that is known of one stage: spec, inputs, outcome, files with their digests."""
     place = _find(key, Workspace(store))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sae_cli.cli import options as o
 from sae_cli.errors import SaectlError
 
 
@@ -16,6 +17,7 @@ def schema(
         Path | None,
         typer.Option("--check", metavar="FILE", help="Fail if FILE is not the current schema."),
     ] = None,
+    verbose: o.Verbose = False,
 ) -> None:
     """Print the JSON schema of a sweep file."""
     from sae_cli.spec.sweep import SweepSpec

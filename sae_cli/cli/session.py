@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sae_cli.errors import UsageError
+from sae_cli.errors import SaectlError, UsageError
 from sae_cli.plan.graph import Graph, build
 from sae_cli.plan.pin import Pins
 from sae_cli.spec import load as loading
@@ -40,6 +41,8 @@ def open_sweeps(
     SPEC names one; `--model` alone means the one that ships for that model; neither (or `--all`)
     means every sweep the workspace has run. Raises UsageError when that leaves none.
     """
+    if workspace.root.exists() and not workspace.root.is_dir():
+        raise UsageError(f"the workspace {workspace.root} is a file, not a folder")
     if spec is not None and every:
         raise UsageError("--all means every sweep of the workspace: leave out SPEC")
     if spec is not None:
@@ -53,7 +56,31 @@ def open_sweeps(
             f"no sweep given, and none was run in {workspace.root}",
             hint="give a sweep file: saectl run sweeps/tiny.yaml",
         )
-    return [_open(p, model, sets or (), workspace, online=online) for p in paths]
+    if spec is not None or (model is not None and not every):
+        return [_open(p, model, sets or (), workspace, online=online) for p in paths]
+    return _open_all(paths, model, sets or (), workspace, online=online)
+
+
+def _open_all(
+    paths: Sequence[Path],
+    model: str | None,
+    sets: Sequence[str],
+    workspace: Workspace,
+    *,
+    online: bool,
+) -> list[Opened]:
+    """Recorded sweeps; one that can't be opened any more is told and does not stop the others."""
+    opened, broken = [], []
+    for path in paths:
+        try:
+            opened.append(_open(path, model, sets, workspace, online=online))
+        except SaectlError as e:
+            broken.append(SaectlError(f"sweep {path.parent.name} ({path}): {e.what}", hint=e.hint))
+    if broken and not opened:
+        raise broken[0]
+    for error in broken:
+        print(f"left out: {error}", file=sys.stderr)
+    return opened
 
 
 def _open(

@@ -70,7 +70,7 @@ class Graph:
         for glob in globs:
             found = [s for s in self.stages if matches(s, glob)]
             if not found:
-                names = [n for s in self.stages for n in (s.slug, s.key, s.name)]
+                names = [n for s in self.stages for n in (s.kind, s.slug, s.key, s.name)]
                 guess = closest(glob, names)
                 raise UsageError(
                     f"--only {glob}: matches no stage of {self.sweep.spec.name}"

@@ -17,7 +17,7 @@ from sae_cli.errors import DataError
 from sae_cli.spec.load import Sweep
 from sae_cli.spec.models import cached_snapshot, local
 from sae_cli.spec.stages import ModelSpec, Source
-from sae_cli.store.atomic import read_json, sha256_of, write_json
+from sae_cli.store.atomic import explained, read_json, sha256_of, write_json
 
 _MEMO_FROM = 64 * 2**20
 
@@ -41,7 +41,8 @@ class Pins:
         sources = tuple(self._source(s) for s in sweep.spec.data.sources)
         data = sweep.spec.data.model_copy(update={"sources": sources})
         if self._fresh:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with explained(self._file.parent, "create"):
+                self._file.parent.mkdir(parents=True, exist_ok=True)
             write_json(self._file, dict(sorted(self._pins.items())))
         return replace(sweep, models=models, spec=sweep.spec.model_copy(update={"data": data}))
 
@@ -52,7 +53,7 @@ class Pins:
             return model.model_copy(update={"digest": digest(folder())})
         if model.path is not None:
             path = local(model.path).absolute()
-            found = _unchanged(path, model.digest)
+            found = self._unchanged(path, model.digest)
             return model.model_copy(update={"path": str(path), "digest": found})
         assert model.hf is not None
         return model.model_copy(
@@ -64,7 +65,7 @@ class Pins:
             return source.model_copy(update={"digest": _text_digest()})
         if source.path is not None:
             path = local(source.path).absolute()
-            found = _unchanged(path, source.digest)
+            found = self._unchanged(path, source.digest)
             return source.model_copy(update={"path": str(path), "digest": found})
         assert source.hf is not None
         return source.model_copy(
@@ -91,6 +92,22 @@ class Pins:
             self._fresh = self._online
         return self._pins[name]
 
+    def _unchanged(self, path: Path, pinned: str | None) -> str:
+        """The digest at `path`. Raises DataError if it is not the one a sweep was pinned to.
+
+        A look at a pinned sweep takes its pin's word: what was made of a text outlives the text.
+        """
+        if pinned is not None and not self._online:
+            return pinned
+        found = digest(path)
+        if pinned is not None and pinned != found:
+            raise DataError(
+                f"{path} has changed since this sweep was pinned to it "
+                f"(sha256 {pinned[:12]}..., now {found[:12]}...)",
+                hint="run the sweep's own file to work on what is there now",
+            )
+        return found
+
 
 def _ask_hub(kind: Literal["model", "dataset"], repo: str, revision: str | None) -> str:
     from sae_cli.lm.hub import ask, commit_of
@@ -103,18 +120,6 @@ def _ask_hub(kind: Literal["model", "dataset"], repo: str, revision: str | None)
     if kind == "model":
         raise model_refusal(ModelSpec(hf=repo, revision=revision), trouble)
     raise dataset_refusal(Source(hf=repo, revision=revision), trouble)
-
-
-def _unchanged(path: Path, pinned: str | None) -> str:
-    """The digest at `path`. Raises DataError if it is not the one a sweep was pinned to."""
-    found = digest(path)
-    if pinned is not None and pinned != found:
-        raise DataError(
-            f"{path} has changed since this sweep was pinned to it "
-            f"(sha256 {pinned[:12]}..., now {found[:12]}...)",
-            hint="run the sweep's own file to work on what is there now",
-        )
-    return found
 
 
 def _text_digest() -> str:
@@ -159,7 +164,8 @@ def digest(path: Path) -> str:
         whole.update(f"{name}\0{sha256_of(file)}\n".encode())
     found = whole.hexdigest()
     if total >= _MEMO_FROM:
-        memo.parent.mkdir(parents=True, exist_ok=True)
+        with explained(memo.parent, "create"):
+            memo.parent.mkdir(parents=True, exist_ok=True)
         write_json(memo, {**known, seen: found})
     return found
 

@@ -16,8 +16,16 @@ def folder(workspace: Workspace, stage: Stage) -> StageDir:
     wanted = workspace.stage_dir(stage.kind, stage.slug, stage.key)
     if wanted.path.exists():
         return wanted
-    same = [s for s in workspace.stages(stage.kind) if s.key == stage.key]
-    return same[0] if same else wanted
+    renamed = sorted(wanted.path.parent.glob(f"*-{stage.key}"))
+    return StageDir(renamed[0]) if renamed else wanted
+
+
+def elders(workspace: Workspace, stage: Stage) -> list[StageDir]:
+    """Other stages of this kind and slug that were begun, the latest last."""
+    wanted = workspace.stage_dir(stage.kind, stage.slug, stage.key)
+    same = (StageDir(path) for path in wanted.path.parent.glob(f"{stage.slug}-*"))
+    begun = [s for s in same if s.slug == stage.slug and s.key != stage.key and s.spec.is_file()]
+    return sorted(begun, key=lambda s: s.spec.stat().st_mtime)
 
 
 def record_of(stage: Stage) -> dict[str, Any]:

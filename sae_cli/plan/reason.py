@@ -6,13 +6,15 @@ its input is new names the input.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.jobs import disk_bytes
-from sae_cli.plan.place import folder, record_of, serves
+from sae_cli.plan.place import elders, folder, record_of, serves
+from sae_cli.spec.work import KINDS
 from sae_cli.store.atomic import read_json
 from sae_cli.store.layout import Workspace
 from sae_cli.store.status import State, Status, state
@@ -77,7 +79,8 @@ def _decide(
         ]
         if not readers:
             return "skip", f"done; its data was freed {ago(here.age)}, nothing needs it"
-        return "run", f"its data was freed {ago(here.age)}; needed by {readers[0].name}"
+        again = f"its data was freed {ago(here.age)}; needed by {readers[0].name}"
+        return _missing(stage, stages, states) or ("run", again)
     missing = _missing(stage, stages, states)
     if missing is not None:
         return missing
@@ -110,36 +113,31 @@ def _missing(
 
 def _news(stage: Stage, states: dict[str, State], workspace: Workspace) -> str:
     """Why a stage that was never begun is new: compared with its nearest elder of the same name."""
-    elder = _elder(stage, workspace)
-    if elder is not None:
-        old, new = elder, record_of(stage)
+    before = elders(workspace, stage)
+    if before:
+        old, new = read_json(before[-1].spec), record_of(stage)
         changed = _changes(old.get("identity"), new["identity"], "")
         if changed:
             return "; ".join(changed[:3]) + ("; ..." if len(changed) > 3 else "")
         if old.get("version") != new["version"]:
             return f"{stage.kind} version {old.get('version')} -> {new['version']}"
-        roles = [r for r in new["deps"] if old.get("deps", {}).get(r) != new["deps"][r]]
-        if roles:
-            names = dict.fromkeys(r.split("/")[0] for r in roles)
-            return "new input: " + ", ".join(names)
+        had, has = _inputs(old.get("deps", {})), _inputs(new["deps"])
+        kinds = [kind for kind in KINDS if had.get(kind) != has.get(kind)]
+        if kinds:
+            return "new input: " + ", ".join(kinds)
     waiting = [d for d in stage.deps.values() if not serves(states[d.name].status, d, stage)]
     if waiting:
-        kinds = dict.fromkeys(d.kind for d in waiting)
-        return f"never done; after {', '.join(kinds)}"
+        names = dict.fromkeys(d.kind for d in waiting)
+        return f"never done; after {', '.join(names)}"
     return "never done"
 
 
-def _elder(stage: Stage, workspace: Workspace) -> dict[str, Any] | None:
-    """The spec of the latest other stage of this kind and slug."""
-    same = [
-        s
-        for s in workspace.stages(stage.kind)
-        if s.slug == stage.slug and s.key != stage.key and s.spec.is_file()
-    ]
-    if not same:
-        return None
-    record: dict[str, Any] | None = read_json(max(same, key=lambda s: s.spec.stat().st_mtime).spec)
-    return record
+def _inputs(deps: Mapping[str, str]) -> dict[str, set[str]]:
+    """The keys of a record's inputs by kind; a release has many of each."""
+    found: dict[str, set[str]] = {}
+    for role, key in deps.items():
+        found.setdefault(role.split("/")[0], set()).add(key)
+    return found
 
 
 def _changes(old: Any, new: Any, path: str) -> list[str]:
@@ -159,7 +157,7 @@ def _changes(old: Any, new: Any, path: str) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = "null" if value is None else str(value)
+    text = json.dumps(value) if value is None or isinstance(value, bool) else str(value)
     return text if len(text) <= 24 else text[:21] + "..."
 
 

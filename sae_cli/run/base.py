@@ -88,9 +88,8 @@ def run_job(job: Job, context: Context) -> list[Result]:
             open_stage(place, record_of(stage))
             held.append(_Held(stage, mine))
         left = _attempt(held, context) if held else []
-        for each in left if len(held) > 1 else []:
-            context.report.note(f"{each.stage.name}: trying it alone")
-            _attempt([each], context)
+        if len(held) > 1:
+            _one_by_one(left, context)
         for each in held:
             if each.result is None:
                 record_failed(each.claim, each.cause)
@@ -99,6 +98,15 @@ def run_job(job: Job, context: Context) -> list[Result]:
                 )
             results.append(each.result)
     return results
+
+
+def _one_by_one(left: Sequence[_Held], context: Context) -> None:
+    """Try what a job left, alone; once the job's own cause comes back, it is everybody's."""
+    for each in left:
+        together = each.cause
+        context.report.note(f"{each.stage.name}: trying it alone")
+        if _attempt([each], context) and each.cause == together:
+            return
 
 
 def tidy(place: StageDir) -> None:

@@ -1,0 +1,1 @@
+"""The whole YAML of a sweep, validated once and frozen. Imports nothing heavy."""

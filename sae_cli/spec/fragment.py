@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WithJsonSchema, WrapValidator, create_model
+from pydantic import Field, PlainSerializer, WithJsonSchema, WrapValidator, create_model
 from pydantic.fields import FieldInfo
 
 from sae_cli.spec.base import Frozen
@@ -81,6 +81,10 @@ def _list_or_all(value: Any, check: Callable[[Any], Any]) -> Any:
     return value if value == "all" else check(value)
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
 _LAYERS_SCHEMA = {
     "anyOf": [
         {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
@@ -95,6 +99,7 @@ _axes: dict[str, Any] = {
         Count,
         "Layers from 0, or `all`.",
         WrapValidator(_list_or_all),
+        PlainSerializer(_as_it_is),
         WithJsonSchema(_LAYERS_SCHEMA),
     ),
     "depth": _axis(Fraction, "Layers as shares of the depth: floor(depth * n_layers)."),

@@ -133,7 +133,7 @@ def _files(spec: SweepSpec, broken: Collection[str] = ()) -> list[Problem]:
     """What the sections that are not broken ask of the disk and of each other in vain."""
     problems = []
     for i, source in enumerate(spec.data.sources):
-        if source.path is not None and not models.local(source.path).exists():
+        if source.path is not None and not source.digest and not models.local(source.path).exists():
             what = models.missing(source.path, "file or folder")
             problems.append(Problem(("data", "sources", i, "path"), what))
     for name, model in spec.models.items():

@@ -71,7 +71,7 @@ def run(tasks: Sequence[Task]) -> None:
                 arrays[i].add(acts.flatten(0, 1), reasons, data.mask)
             done = min((b + 1) * passes.batch_rows, passes.rows)
             task.report.at(done)
-            if done < passes.rows:
+            if done < passes.rows and not any(a.pending for a in arrays):
                 task.leave(f"{done:,} of {passes.rows:,} tokens")
         for task, array in zip(tasks, arrays, strict=True):
             summary = array.writer.finish()
@@ -131,6 +131,11 @@ class _Array:
         self._parts: list[Tensor] = []
         self._reasons: list[NDArray[np.uint8]] = []
         self._rows = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether rows are held that no chunk on disk has yet."""
+        return self._rows > 0
 
     def add(self, acts: Tensor, reasons: NDArray[np.uint8], policy: MaskSpec) -> None:
         """Take the rows [n, d] of one pass; commits a chunk as soon as it is full."""

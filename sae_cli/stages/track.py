@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_cli.errors import UsageError
+from sae_cli.errors import Interrupted, UsageError
 from sae_cli.spec.stages import WandbSpec
 
 
@@ -22,7 +22,7 @@ class Tracker:
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """No more will come."""
 
 
@@ -50,8 +50,9 @@ class _Wandb(Tracker):
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         self._run.log(dict(numbers), step=step)
 
-    def __exit__(self, *_: object) -> None:
-        self._run.finish(quiet=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        well = kind is None or issubclass(kind, Interrupted)
+        self._run.finish(exit_code=0 if well else 1)
 
 
 def tracker(

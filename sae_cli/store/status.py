@@ -66,10 +66,11 @@ def state(stage: StageDir, lease: float = LEASE) -> State:
     holder, age = read_holder(stage), claim_age(stage, now)
     progress = _progress(stage)
     step, total = progress.get("step"), progress.get("total")
-    if holder is not None and age is not None:
+    stale = holder is not None and age is not None and is_stale(holder, age, lease)
+    if holder is not None and age is not None and not (stale and done is not None):
         if progress.get("token") != holder.token:
             step = total = None
-        status = Status.STALE if is_stale(holder, age, lease) else Status.RUNNING
+        status = Status.STALE if stale else Status.RUNNING
         return State(status, age, holder.host, holder.pid, step, total)
     failed = read_json(stage.failed)
     if failed is not None:

@@ -174,7 +174,7 @@ def interrupt(
         until(lambda: process.poll() is not None or begun(saectl.store, glob) > before)
         for _ in range(times):
             process.send_signal(number)
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=900)
     finally:
         process.kill()
     assert process.returncode == 130, said

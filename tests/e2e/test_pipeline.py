@@ -88,9 +88,7 @@ def test_a_second_run_finds_nothing_to_do_and_imports_no_torch(
     assert warm.sweep("run", small)["stages"] == []
 
 
-def test_looking_imports_no_torch_either_and_plan_touches_nothing(
-    saectl: Any, small: Path
-) -> None:
+def test_looking_imports_no_torch_either_and_plan_touches_nothing(saectl: Any, small: Path) -> None:
     for words in (["plan", small], ["status", small], ["validate", small], ["ls"], ["--help"]):
         seen = saectl(*words, env={"PYTHONPROFILEIMPORTTIME": "1"}).stderr
         assert "| torch\n" not in seen and "import time" in seen, words
@@ -162,9 +160,7 @@ def test_an_evaluation_needs_no_activations(warm: Any, small: Path, disk: Any) -
     assert not list(warm.store.glob("cache/*/acts.zarr"))
 
 
-def test_forcing_training_alone_says_that_its_activations_are_gone(
-    warm: Any, small: Path
-) -> None:
+def test_forcing_training_alone_says_that_its_activations_are_gone(warm: Any, small: Path) -> None:
     warm("gc", "--yes")
     refused = warm("run", small, "--force", "--only", "train/*topk*", code=1)
     assert "cache/tiny.L1.resid_post" in refused.stderr

@@ -1,4 +1,4 @@
-"""YAML's traps are closed: numbers are numbers, texts stay texts, and every key is known by place."""
+"""YAML's traps are closed: numbers are numbers, texts stay texts, every key has its place."""
 
 from __future__ import annotations
 

@@ -1,0 +1,92 @@
+"""Stages that can share a forward become one job, and a plan knows their sizes on disk."""
+
+from __future__ import annotations
+
+import pytest
+
+from sae_cli.plan.graph import amount, train_slug
+from sae_cli.plan.jobs import coalesce, disk_bytes
+from sae_cli.spec.stages import ARCHITECTURES
+
+GRID = """\
+name: grid
+model: MODEL
+data: {tokens: 1000, heldout_tokens: 100, context: 64}
+cache: {dtype: float16}
+train: {width: 512}
+matrix:
+  layer: [1, 2]
+  site: [resid_post, attn_z]
+  k: [4, 8]
+"""
+
+
+def of_kind(graph, kind):
+    return [[s.slug for s in job.stages] for job in coalesce(graph.of(kind))]
+
+
+def test_all_sites_of_a_model_are_captured_in_one_forward(graph):
+    made = graph(GRID.replace("MODEL", "tiny"))
+    assert [len(job) for job in of_kind(made, "cache")] == [4]
+
+
+def test_the_evaluations_of_one_site_share_its_forwards_and_trainings_stand_alone(graph):
+    made = graph(GRID.replace("MODEL", "tiny"))
+    jobs = of_kind(made, "eval")
+    assert [len(job) for job in jobs] == [2, 2, 2, 2]
+    for job in jobs:
+        assert len({slug.rpartition(".")[0] for slug in job}) == 1
+    assert [len(job) for job in of_kind(made, "train")] == [1] * 8
+
+
+def test_two_models_never_share(graph):
+    two = GRID.replace("model: MODEL\n", "").replace("layer:", "model: [tiny, qwen3-4b]\n  layer:")
+    assert [len(job) for job in of_kind(graph(two), "cache")] == [4, 4]
+
+
+def test_joining_keeps_every_stage_once_and_in_order(graph):
+    made = graph(GRID.replace("MODEL", "tiny"))
+    joined = [s for job in coalesce(made.stages) for s in job.stages]
+    assert sorted(s.name for s in joined) == sorted(s.name for s in made.stages)
+    for kind in ("tokens", "cache", "train", "eval", "release"):
+        assert [s for s in joined if s.kind == kind] == made.of(kind) or kind == "eval"
+
+
+def test_sizes_on_disk_follow_from_the_spec(graph):
+    made = graph(GRID.replace("MODEL", "tiny"))
+    rows = 16 * 64  # 1000 tokens in whole contexts
+    (tokens,) = made.of("tokens")
+    assert disk_bytes(tokens) == (rows + 2 * 64) * (4 + 8 + 4 + 1)
+    sizes = {s.slug: disk_bytes(s) for s in made.of("cache")}
+    assert sizes["tiny.L1.resid_post"] == rows * (64 * 2 + 1)
+    assert sizes["tiny.L1.attn_z"] == rows * (128 * 2 + 1)
+    trains = [disk_bytes(s) for s in made.of("train")]
+    assert trains[0] == 4 * (2 * 64 * 512 + 2 * 512 + 64)
+    (release,) = made.of("release")
+    assert disk_bytes(release) == sum(trains)
+    assert disk_bytes(made.of("eval")[0]) == 0
+
+
+def test_sizes_that_are_not_known_are_not_guessed(graph):
+    made = graph(
+        GRID.replace("MODEL", "org/name").replace("site: [resid_post, attn_z]", "seed: [1]")
+    )
+    assert disk_bytes(made.of("tokens")[0]) is not None
+    for kind in ("cache", "train", "release"):
+        assert disk_bytes(made.of(kind)[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [(7, "7"), (4096, "4.096k"), (400_000, "400k"), (2_500_000, "2.5M"), (10**9, "1B")],
+)
+def test_amounts_are_told_for_people(tokens, said):
+    assert amount(tokens) == said
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_architecture_has_a_readable_name(arch):
+    plain = ARCHITECTURES[arch](arch=arch, width=64)
+    assert train_slug(plain).startswith(f"{arch}.w64")
+    other = ARCHITECTURES[arch](arch=arch, width=64, lr=3e-4, seed=2)
+    assert train_slug(other) == f"{train_slug(plain)}.lr0.0003.s2"
