@@ -182,5 +182,5 @@ def test_a_look_loads_no_heavy_library(arguments, tmp_path, clean_home):
 
 @pytest.mark.parametrize("arguments", ["--help", "validate qwen3-4b", "plan tiny"])
 def test_a_look_takes_less_than_a_second(arguments, tmp_path, clean_home):
-    """The best of three: other work on the machine can only add time."""
-    assert min(run(LOOK, *arguments.split(), cwd=tmp_path)[1] for _ in range(3)) < 1.0
+    """One of three: other work on the machine can only add time."""
+    assert any(run(LOOK, *arguments.split(), cwd=tmp_path)[1] < 1.0 for _ in range(3))

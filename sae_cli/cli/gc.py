@@ -23,25 +23,31 @@ def gc(
 ) -> int:
     """Free the activations whose every SAE is trained; records and statistics stay.
 
-    Activations that any recorded sweep of the workspace still needs are kept.
+    Activations that any recorded sweep still needs are kept. Without SPEC, those that no sweep
+    of the workspace names any more go too.
     """
     workspace = Workspace(store)
     done: dict[str, StageDir] = {}
     needed: set[str] = set()
     for opened in open_sweeps(spec, model, sets, workspace, online=False):
         _sort(opened.graph, workspace, done, needed)
+    named: dict[str, StageDir] = {}
     for path in recorded(workspace):
-        _sort(
-            open_sweeps(path, None, None, workspace, online=False)[0].graph, workspace, {}, needed
-        )
+        (opened,) = open_sweeps(path, None, None, workspace, online=False)
+        _sort(opened.graph, workspace, named, needed)
+    if spec is None and model is None:
+        done |= {p.key: p for p in workspace.stages("cache") if state(p).status is Status.DONE}
     free = [place for key, place in done.items() if key not in needed]
     sizes = [sum(size_of(p) for p in place.activation_data) for place in free]
     if not free:
         print("nothing to free")
         return OK
     render.table(
-        ["activations", "key", "size"],
-        [(p.slug, p.key, render.size(n)) for p, n in zip(free, sizes, strict=True)],
+        ["activations", "key", "size", ""],
+        [
+            (p.slug, p.key, render.size(n), "" if p.key in named else "no sweep names it")
+            for p, n in zip(free, sizes, strict=True)
+        ],
         right=["size"],
     )
     if not yes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from sae_cli.errors import SaectlError, UsageError
 from sae_cli.plan.graph import Graph, build
 from sae_cli.plan.pin import Pins
 from sae_cli.spec import load as loading
-from sae_cli.store.atomic import write_json
+from sae_cli.spec.stages import ModelSpec
+from sae_cli.store.atomic import read_json, write_json
 from sae_cli.store.layout import Workspace
 
 RECORD = "sweep.json"
@@ -87,7 +89,12 @@ def _open(
     path: Path, model: str | None, sets: Sequence[str], workspace: Workspace, *, online: bool
 ) -> Opened:
     pins = Pins(workspace.root, online=online)
-    graph = build(pins.apply(loading.load(path, sets, model)))
+    fetch: Callable[[ModelSpec], None] | None = None
+    if online:
+        from sae_cli.lm.hub import fetch_config
+
+        fetch = fetch_config
+    graph = build(pins.apply(loading.load(path, sets, model, fetch)))
     return Opened(graph, tuple(pins.unpinned))
 
 
@@ -96,8 +103,12 @@ def recorded(workspace: Workspace) -> list[Path]:
     return sorted(workspace.root.glob(f"runs/*/{RECORD}"))
 
 
-def remember(graph: Graph, workspace: Workspace) -> None:
-    """Keep the pinned sweep beside its view, so that it can be named without its file."""
+def remember(graph: Graph, workspace: Workspace) -> str | None:
+    """Keep the pinned sweep beside its view, so that it can be named without its file.
+
+    An earlier sweep of the same name is kept too, under another file name, which is returned:
+    the workspace's records now mean the new one.
+    """
     sweep = graph.sweep
     plain = sweep.spec.model_dump(mode="json", exclude_unset=True)
     plain["data"] = sweep.spec.data.model_dump(mode="json")
@@ -107,4 +118,14 @@ def remember(graph: Graph, workspace: Workspace) -> None:
     }
     view = workspace.run_dir(sweep.spec.name)
     view.mkdir(parents=True, exist_ok=True)
-    write_json(view / RECORD, json.loads(json.dumps(plain)))
+    record = json.loads(json.dumps(plain))
+    earlier = read_json(view / RECORD)
+    if earlier == record:
+        return None
+    aside = None
+    if earlier is not None:
+        text = json.dumps(earlier, sort_keys=True).encode()
+        aside = f"earlier-{hashlib.sha256(text).hexdigest()[:8]}.json"
+        write_json(view / aside, earlier)
+    write_json(view / RECORD, record)
+    return aside

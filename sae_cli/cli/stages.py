@@ -32,8 +32,8 @@ class _Wish:
 
     kind: Kind | None
     only: Sequence[str]
-    ready_only: bool
-    """Do only what can start now: the verb was given no sweep, so it surprises nobody."""
+    named: bool
+    """A sweep was named. Otherwise the recorded ones are meant, and stay as they are."""
     force: bool
     force_downstream: bool
     keep_going: bool
@@ -76,7 +76,7 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
         sweeps = open_sweeps(spec, model, sets, workspace, online=not dry_run, every=every)
         named = spec is not None or (model is not None and not every)
         wish = _Wish(
-            kind, only or (), kind is not None and not named, force, force_downstream,
+            kind, only or (), named, force, force_downstream,
             keep_going, yes, quiet or json, verbose,
         )  # fmt: skip
         if dry_run:
@@ -100,7 +100,7 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
 
 def _choice(graph: Graph, wish: _Wish) -> Choice:
     return choose(
-        graph, wish.kind, wish.only, upstream=not wish.ready_only,
+        graph, wish.kind, wish.only, upstream=wish.named,
         force=wish.force, downstream=wish.force_downstream,
     )  # fmt: skip
 
@@ -110,7 +110,7 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
     choice = _choice(graph, wish)
     rows = explain(graph, workspace, choice.stages, choice.force)
     blocked = [r for r in rows if r.action == "blocked"]
-    if blocked and not (wish.ready_only or wish.keep_going):
+    if blocked and wish.named and not wish.keep_going:
         raise SaectlError(
             f"{blocked[0].stage.name}: {blocked[0].reason}",
             hint="leave out --only, or choose with it what is needed too",
@@ -123,8 +123,14 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
     _refuse_overfull(workspace, sum(r.bytes or 0 for r in rows if r.action == "run"), wish.yes)
     if not todo:
         return _Outcome(graph, chosen, [], len(blocked))
-    remember(graph, workspace)
     report = reporter(quiet=wish.quiet)
+    if wish.named:
+        aside = remember(graph, workspace)
+        if aside is not None:
+            report.note(
+                f"runs/{graph.sweep.spec.name} now means this sweep; it was another one, which is "
+                f"kept there as {aside}"
+            )
     try:
         with stop_requests(report.note) as stop:
             context = Context(

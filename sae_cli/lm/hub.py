@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from sae_cli.spec.stages import ModelSpec
+
 Trouble = Literal["offline", "gated", "missing", "revision", "empty", "refused"]
 """offline: no answer, or HF_HUB_OFFLINE. gated: licence not accepted. missing: no such repository,
 or private. revision: no such commit or branch. empty: the repository lacks what it must have.
@@ -68,6 +70,22 @@ def commit_of(repo: str, kind: Literal["model", "dataset"], revision: str | None
     api = HfApi()
     info = api.model_info if kind == "model" else api.dataset_info
     return info(repo, revision=revision, timeout=PATIENCE).sha
+
+
+def fetch_config(model: ModelSpec) -> None:
+    """Put a hub model's config.json into the hub's local cache.
+
+    Raises ModelError, saying how to get the model, when the hub does not hand it out.
+    """
+    from huggingface_hub import hf_hub_download
+
+    from sae_cli.lm.refusal import model_refusal
+
+    assert model.hf is not None
+    trouble = ask(model.hf, "model", model.revision)
+    if trouble is not None:
+        raise model_refusal(model, trouble)
+    hf_hub_download(model.hf, "config.json", revision=model.revision)
 
 
 def scrub(text: str) -> str:

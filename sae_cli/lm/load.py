@@ -8,7 +8,7 @@ a pickle is never opened, and a repository's own code runs only where the spec a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from transformers.utils import logging
 from sae_cli.errors import ModelError
 from sae_cli.lm.hub import Trouble, ask, first_line
 from sae_cli.lm.refusal import called, model_refusal
+from sae_cli.spec.models import cached_snapshot
 from sae_cli.spec.stages import ModelSpec
 
 
@@ -66,6 +67,9 @@ def _load(auto: Any, spec: ModelSpec, wanted: dict[str, Any]) -> Any:
     else:
         where = spec.hf
         wanted["revision"] = spec.revision or "main"
+        if spec.revision and cached_snapshot(spec.hf, spec.revision):
+            with suppress(OSError), _no_bars():  # an incomplete snapshot is completed below
+                return auto.from_pretrained(where, **wanted, local_files_only=True)
         trouble = ask(spec.hf, "model", spec.revision)
         if trouble not in (None, "offline"):
             raise model_refusal(spec, trouble)

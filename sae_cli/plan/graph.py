@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sae_cli.errors import UsageError
@@ -12,7 +12,7 @@ from sae_cli.spec.cell import Cell
 from sae_cli.spec.load import Sweep
 from sae_cli.spec.presets import ModelFacts
 from sae_cli.spec.problems import closest
-from sae_cli.spec.stages import ModelSpec, Train
+from sae_cli.spec.stages import MaskSpec, ModelSpec, Train
 from sae_cli.spec.work import (
     KINDS,
     VERSIONS,
@@ -118,14 +118,18 @@ def build(sweep: Sweep) -> Graph:
     def tokens(model: ModelSpec, facts: ModelFacts | None) -> Stage:
         reader = model.model_copy(update={"dtype": "float32", "attn_implementation": "sdpa"})
         name = f"{model_slug(model)}.c{spec.data.context}.{amount(spec.data.tokens)}"
-        return stage("tokens", name, TokensWork(model=reader, data=spec.data), {}, facts)
+        packed = spec.data.model_copy(update={"mask": MaskSpec(first_positions=first)})
+        return stage("tokens", name, TokensWork(model=reader, data=packed), {}, facts)
 
+    first = spec.data.mask.first_positions  # all of the mask that packing knows
     evals: dict[str, Stage] = {}
     for cell in sweep.cells:
         model, facts = sweep.models[cell.model], sweep.facts[cell.model]
         text = tokens(model, facts)
         place = f"{model_slug(model)}.L{cell.layer}.{cell.site}"
-        capture = CacheWork(model=model, layer=cell.layer, site=cell.site, cache=spec.cache)
+        capture = CacheWork(
+            model=model, layer=cell.layer, site=cell.site, cache=spec.cache, mask=spec.data.mask
+        )
         cache = stage("cache", place, capture, {"tokens": text}, facts)
         name = f"{place}.{train_slug(cell.train)}"
         work = TrainWork(train=cell.train, wandb=spec.wandb)
@@ -146,12 +150,8 @@ def build(sweep: Sweep) -> Graph:
     stage(
         "release", spec.name, ReleaseWork(name=spec.name, release=spec.release), release_deps, None
     )
-    graph.stages = sorted(_unique(made), key=lambda s: KINDS.index(s.kind))
+    graph.stages = sorted(made.values(), key=lambda s: KINDS.index(s.kind))
     return graph
-
-
-def _unique(made: Mapping[tuple[Kind, str], Stage]) -> Iterator[Stage]:
-    yield from made.values()
 
 
 def model_slug(model: ModelSpec) -> str:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from sae_cli.plan.graph import Stage
 from sae_cli.spec.base import identity
 from sae_cli.spec.presets import ModelFacts
+from sae_cli.spec.stages import BYTES
 from sae_cli.spec.work import CacheWork, EvalWork, TokensWork, TrainWork
 from sae_cli.store.key import canonical
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _TOKEN_BYTES = 4 + 8 + 4 + 1  # id, document, position, reasons
 
 
@@ -58,7 +58,9 @@ def disk_bytes(stage: Stage) -> int | None:
         assert isinstance(source, TokensWork)
         if stage.facts is None:
             return None
-        return _rows(source) * (stage.facts.d_in(work.site) * _BYTES[work.cache.dtype] + 1)
+        d_in, rows = stage.facts.d_in(work.site), _rows(source)
+        chunk = work.cache.chunk_rows(d_in, source.data.context, rows)
+        return -(-rows // chunk) * chunk * (d_in * BYTES[work.cache.dtype] + 1)  # whole chunks
     if isinstance(work, TrainWork):
         capture = stage.deps["cache"].work
         assert isinstance(capture, CacheWork) and work.train.width is not None

@@ -148,7 +148,8 @@ def digest(path: Path) -> str:
         )
     if not files:
         raise DataError(f"{path}: no files there")
-    stats = [(f.relative_to(path).as_posix(), f.stat()) for f in files]
+    whole_name = path.suffix if path.is_file() else ""  # a file's ending says how it is read
+    stats = [(whole_name or f.relative_to(path).as_posix(), f.stat()) for f in files]
     total = sum(s.st_size for _, s in stats)
     seen = hashlib.sha256(
         repr([(str(path.resolve()), n, s.st_size, s.st_mtime_ns) for n, s in stats]).encode()

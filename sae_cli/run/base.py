@@ -10,12 +10,12 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sae_cli.errors import Blocked, Interrupted, SaectlError
+from sae_cli.errors import Blocked, Interrupted, SaectlError, StoreError
 from sae_cli.plan.graph import Stage
 from sae_cli.plan.jobs import Job
 from sae_cli.plan.place import folder, record_of
@@ -92,7 +92,8 @@ def run_job(job: Job, context: Context) -> list[Result]:
             _one_by_one(left, context)
         for each in held:
             if each.result is None:
-                record_failed(each.claim, each.cause)
+                with suppress(StoreError, Blocked):  # the disk that failed it may refuse this too
+                    record_failed(each.claim, each.cause)
                 each.result = Result(
                     each.stage, "failed", each.claim.stage.path, each.cause, each.seconds
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,17 @@ def preset_sweep(model: str) -> Path:
     return found
 
 
-def load(path: Path, sets: Sequence[str] = (), model: str | None = None) -> Sweep:
+def load(
+    path: Path,
+    sets: Sequence[str] = (),
+    model: str | None = None,
+    fetch: Callable[[ModelSpec], None] | None = None,
+) -> Sweep:
     """Read, override and check the sweep at `path`.
 
-    `sets` are `a.b=v` assignments; `model` replaces the sweep's model(s). Raises SpecError with
-    file:line:col of every problem, UsageError if there is no such file.
+    `sets` are `a.b=v` assignments; `model` replaces the sweep's model(s). `fetch` is called for a
+    hub model whose sizes are not known on this machine, to bring its config.json. Raises
+    SpecError with file:line:col of every problem, UsageError if there is no such file.
     """
     document = yaml.load(path)
     if not isinstance(document.data, dict):
@@ -70,7 +76,7 @@ def load(path: Path, sets: Sequence[str] = (), model: str | None = None) -> Swee
     if model is not None:
         _replace_model(document, model)
     try:
-        sweep = _check(document.data)
+        sweep = _check(document.data, fetch)
     except SpecProblems as e:
         raise yaml.explain(SpecProblems([*document.problems, *e.problems]), document) from None
     if document.problems:
@@ -93,7 +99,7 @@ def _replace_model(document: yaml.Document, model: str) -> None:
                 ]
 
 
-def _check(data: dict[str, Any]) -> Sweep:
+def _check(data: dict[str, Any], fetch: Callable[[ModelSpec], None] | None) -> Sweep:
     try:
         spec = SweepSpec.model_validate(data)
     except ValidationError as e:
@@ -112,6 +118,9 @@ def _check(data: dict[str, Any]) -> Sweep:
     def facts(name: str, loc: Loc) -> ModelFacts | None:
         found[name] = models.resolve(name, spec, loc)
         sizes[name] = models.facts(found[name])
+        if sizes[name] is None and found[name].hf is not None and fetch is not None:
+            fetch(found[name])
+            sizes[name] = models.facts(found[name])
         return sizes[name]
 
     try:

@@ -15,6 +15,7 @@ from sae_cli.spec.base import Execution, Frozen
 
 Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "attn_z", "mlp_in", "mlp_out"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -131,7 +132,12 @@ class CacheSpec(Frozen):
     batch_tokens: PositiveInt = 8192
     """Tokens in one forward pass. It moves the last bits of a product, so it enters the key."""
     chunk_bytes: PositiveInt = 4 * 2**20
-    """Size of a chunk file, about; rounded to whole contexts."""
+    """Largest size of a chunk file, rounded down to whole contexts (one at least)."""
+
+    def chunk_rows(self, d_in: int, context: int, rows: int) -> int:
+        """Rows in a chunk of an array `[rows, d_in]`."""
+        wanted = self.chunk_bytes // (d_in * BYTES[self.dtype])
+        return min(max(1, wanted // context) * context, rows)
 
 
 class TrainBase(Frozen):

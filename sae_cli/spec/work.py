@@ -13,6 +13,7 @@ from sae_cli.spec.stages import (
     CacheSpec,
     DataSpec,
     EvalSpec,
+    MaskSpec,
     ModelSpec,
     ReleaseSpec,
     Site,
@@ -32,7 +33,7 @@ class TokensWork(Frozen):
     model: ModelSpec
     """Whose tokenizer; fields that only matter to the forward pass stand at fixed values."""
     data: DataSpec
-    """Sources, amounts, packing, mask policy."""
+    """Sources, amounts, packing; of the mask, the first positions alone."""
 
 
 class CacheWork(Frozen):
@@ -46,6 +47,8 @@ class CacheWork(Frozen):
     """Where in the layer."""
     cache: CacheSpec
     """How activations are captured and stored."""
+    mask: MaskSpec
+    """Which tokens do not count."""
 
 
 class TrainWork(Frozen):

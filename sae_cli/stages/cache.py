@@ -40,7 +40,7 @@ def run(tasks: Sequence[Task]) -> None:
     assert works and len(works) == len(tasks)
     spec, source = works[0].cache, tasks[0].deps["tokens"]
     assert isinstance(source.work, TokensWork)
-    data = source.work.data
+    data, policy = source.work.data, works[0].mask
     blocks = BlockReader(source.path)
     model = load_model(works[0].model, pick_device(tasks[0].device))
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -53,7 +53,7 @@ def run(tasks: Sequence[Task]) -> None:
         check_layer(model, layer)
     taps = [find_tap(model, w.layer, w.site) for w in works]
     passes = _Passes(blocks, data.context, spec.batch_tokens)
-    limits = _outlier_limits(model, taps, passes, data.mask)
+    limits = _outlier_limits(model, taps, passes, policy)
     with ExitStack() as stack:
         arrays = [
             _Array(task, tap, spec, passes, limit, stack)
@@ -68,11 +68,12 @@ def run(tasks: Sequence[Task]) -> None:
             wanted = [i for i, a in enumerate(arrays) if a.first_batch <= b]
             found = capture(model, tokens, [taps[i] for i in wanted])
             for i, acts in zip(wanted, found, strict=True):
-                arrays[i].add(acts.flatten(0, 1), reasons, data.mask)
+                arrays[i].add(acts.flatten(0, 1), reasons, policy)
             done = min((b + 1) * passes.batch_rows, passes.rows)
             task.report.at(done)
-            if done < passes.rows and not any(a.pending for a in arrays):
-                task.leave(f"{done:,} of {passes.rows:,} tokens")
+            if done < passes.rows and all(a.advanced for a in arrays):
+                safe = min(a.committed for a in arrays)
+                task.leave(f"{safe:,} of {passes.rows:,} tokens")
         for task, array in zip(tasks, arrays, strict=True):
             summary = array.writer.finish()
             files = [str(p.relative_to(task.out)) for p in array.writer.records()]
@@ -112,8 +113,7 @@ class _Array:
     ) -> None:
         self.limit, self.module = limit, tap.name
         self._dtype: torch.dtype = getattr(torch, spec.dtype)
-        bytes_a_pass = passes.batch_rows * tap.dim * self._dtype.itemsize
-        per_chunk = max(1, spec.chunk_bytes // bytes_a_pass)
+        self._chunk = spec.chunk_rows(tap.dim, passes.context, passes.rows)
         about = {
             "key": task.key,
             "layer": tap.layer,
@@ -123,34 +123,41 @@ class _Array:
             "outlier_norm": limit,
         }
         self.writer = stack.enter_context(
-            ActivationWriter(
-                task.out, passes.rows, tap.dim, per_chunk * passes.batch_rows, spec.dtype, about
-            )
+            ActivationWriter(task.out, passes.rows, tap.dim, self._chunk, spec.dtype, about)
         )
-        self.first_batch = min(self.writer.next_chunk * per_chunk, passes.count)
-        self._parts: list[Tensor] = []
-        self._reasons: list[NDArray[np.uint8]] = []
-        self._rows = 0
+        self._first_chunk, self._total = self.writer.next_chunk, passes.rows
+        self.first_batch, self._behind = divmod(self.committed, passes.batch_rows)
+        if self.committed == passes.rows:
+            self.first_batch = passes.count
+        self._acts = torch.empty(0, tap.dim, dtype=self._dtype)
+        self._reasons = np.empty(0, np.uint8)
 
     @property
-    def pending(self) -> bool:
-        """Whether rows are held that no chunk on disk has yet."""
-        return self._rows > 0
+    def committed(self) -> int:
+        """Rows that survive whatever happens now."""
+        return min(self.writer.next_chunk * self._chunk, self._total)
+
+    @property
+    def advanced(self) -> bool:
+        """Whether this run has committed something: leaving before would repeat itself for ever."""
+        return self.writer.next_chunk > self._first_chunk or self.committed == self._total
 
     def add(self, acts: Tensor, reasons: NDArray[np.uint8], policy: MaskSpec) -> None:
-        """Take the rows [n, d] of one pass; commits a chunk as soon as it is full."""
+        """Take the rows [n, d] of one pass; commits every chunk that they fill."""
         reasons = reasons.copy()
         if self.limit is not None:
             over = (norms(acts) > self.limit).cpu().numpy()
             reasons[over] |= np.uint8(masks.OUTLIER)
         reasons[masks.keep(reasons, policy)] = 0  # on disk, 0 is what counts
-        self._parts.append(acts.to(self._dtype))
-        self._reasons.append(reasons)
-        self._rows += len(acts)
-        k = self.writer.next_chunk
-        if self._rows == self.writer.rows_in(k):
-            self.writer.write(k, torch.cat(self._parts), np.concatenate(self._reasons))
-            self._parts, self._reasons, self._rows = [], [], 0
+        self._acts = torch.cat([self._acts.to(acts.device), acts.to(self._dtype)[self._behind :]])
+        self._reasons = np.concatenate([self._reasons, reasons[self._behind :]])
+        self._behind = 0  # rows of the first pass that were committed by an earlier run
+        while (k := self.writer.next_chunk) < self.writer.n_chunks:
+            rows = self.writer.rows_in(k)
+            if len(self._acts) < rows:
+                break
+            self.writer.write(k, self._acts[:rows], self._reasons[:rows])
+            self._acts, self._reasons = self._acts[rows:], self._reasons[rows:]
 
 
 def norms(acts: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def card(work: ReleaseWork, entries: Sequence[dict[str, Any]]) -> str:
         entries=seen,
         models=_unique(_model(e) for e in seen),
         data=_unique(_data(e.own["data"]) for e in seen),
-        masks=_unique(_mask(e.own["data"]["mask"]) for e in seen),
+        masks=_unique(_mask(e.own["mask"]) for e in seen),
     )
 
 

@@ -52,7 +52,7 @@ def run(tasks: Sequence[Task]) -> None:
     assert isinstance(capture, CacheWork)
     device = pick_device(first.device)
     model = load_model(capture.model, device)
-    site = _Site(first, find_tap(model, capture.layer, capture.site), source.data.mask, device)
+    site = _Site(first, find_tap(model, capture.layer, capture.site), capture.mask, device)
     judged = [_Judged(task, site, device) for task in tasks]
     blocks = BlockReader(first.deps["tokens"].path)
     count = _blocks_to_use(work.eval, blocks, source.data.context)

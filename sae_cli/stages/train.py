@@ -102,6 +102,7 @@ def describe(task: Task, sae: SAE, context: int, module: str) -> dict[str, Any]:
             "model": identity(cache.model),
             "data": identity(tokens.data),
             "cache": identity(cache.cache),
+            "mask": identity(cache.mask),
             "train": identity(work.train),
         },
     )

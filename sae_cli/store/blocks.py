@@ -41,7 +41,9 @@ class BlockWriter:
     ) -> None:
         assert context > 0 and chunk_blocks > 0
         columns = tuple(Column(name, dtype, (context,)) for name, dtype in _DTYPES.items())
-        tables = [Table(split, n, chunk_blocks, columns) for split, n in blocks.items()]
+        tables = [
+            Table(split, n, min(chunk_blocks, max(n, 1)), columns) for split, n in blocks.items()
+        ]
         self._files = StageDir(dir)
         self._tables = TableWriter(dir, tables, self._files.commits, on_point)
 

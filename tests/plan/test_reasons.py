@@ -235,6 +235,17 @@ def test_freed_activations_are_made_again_for_a_training_and_not_for_an_evaluati
     )
 
 
+def test_freed_activations_without_their_text_are_blocked(graph, rows, finish, workspace):
+    finish(graph(ONE).stages)
+    tokens, cache = graph(ONE).of("tokens", "cache")
+    place = folder(workspace, cache)
+    evict(place, [place.path / "data.bin"])
+    shutil.rmtree(folder(workspace, tokens).path)
+    trained = graph(ONE, "train.batch_size=64")
+    found = rows(trained, trained.of("cache", "train"))
+    assert found["cache"] == ("blocked", f"needs {tokens.name}, which is not chosen")
+
+
 def test_force_says_so(graph, rows, finish):
     made = graph(ONE)
     finish(made.stages)
