@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sae_cli.errors import SaectlError, UsageError
 from sae_cli.plan.graph import Graph, build
-from sae_cli.plan.pin import Pins
+from sae_cli.plan.pin import Pins, fetch_sizes
 from sae_cli.spec import load as loading
-from sae_cli.spec.stages import ModelSpec
 from sae_cli.store.atomic import read_json, write_json
 from sae_cli.store.layout import Workspace
 
@@ -89,11 +88,7 @@ def _open(
     path: Path, model: str | None, sets: Sequence[str], workspace: Workspace, *, online: bool
 ) -> Opened:
     pins = Pins(workspace.root, online=online)
-    fetch: Callable[[ModelSpec], None] | None = None
-    if online:
-        from sae_cli.lm.hub import fetch_config
-
-        fetch = fetch_config
+    fetch = fetch_sizes if online else None
     graph = build(pins.apply(loading.load(path, sets, model, fetch)))
     return Opened(graph, tuple(pins.unpinned))
 

@@ -109,6 +109,13 @@ class Pins:
         return found
 
 
+def fetch_sizes(model: ModelSpec) -> None:
+    """Bring a hub model's config.json, for sizes that are not known here. Raises ModelError."""
+    from sae_cli.lm.hub import fetch_config
+
+    fetch_config(model)
+
+
 def _ask_hub(kind: Literal["model", "dataset"], repo: str, revision: str | None) -> str:
     from sae_cli.lm.hub import ask, commit_of
     from sae_cli.lm.refusal import dataset_refusal, model_refusal

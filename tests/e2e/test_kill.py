@@ -66,7 +66,7 @@ class Hunter:
         self.landed: dict[str, int] = {}
 
     def strike(self, kind: str, glob: str, *, at_claim: bool = False) -> None:
-        """Kill one run in a stage of `glob`: as soon as it is claimed, or a while after it began."""
+        """Kill one run in a stage of `glob`: once it is claimed, or a while after it began."""
         store = self.saectl.store
         before = begun(store, glob)
         stale = {p: p.read_bytes() for p in store.glob(f"{glob}/claim")}

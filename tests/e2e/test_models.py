@@ -1,4 +1,4 @@
-"""Models and texts that are not the embedded ones: local folders, local files, chat, and refusals."""
+"""Models and texts that are not the embedded ones: local folders, files, chat, refusals."""
 
 from __future__ import annotations
 
