@@ -10,7 +10,6 @@ import ast
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -129,7 +128,6 @@ def test_no_light_module_imports_a_heavy_library_anywhere(file):
 
 
 def run(code, *arguments, cwd):
-    started = time.monotonic()
     ended = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=cwd,
@@ -139,7 +137,7 @@ def run(code, *arguments, cwd):
         timeout=60,
     )
     assert ended.returncode == 0, ended.stderr
-    return ended, time.monotonic() - started
+    return ended
 
 
 def test_all_light_modules_together_load_no_heavy_library(tmp_path):
@@ -149,15 +147,16 @@ def test_all_light_modules_together_load_no_heavy_library(tmp_path):
         f"for name in {[name_of(f) for f in light]!r}:\n    importlib.import_module(name)\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
-    ended, _ = run(code, cwd=tmp_path)
+    ended = run(code, cwd=tmp_path)
     assert ended.stdout.strip() == "[]"
 
 
 LOOK = (
-    "import sys\nfrom sae_cli.cli.app import _run\n"
+    "import sys, time\nfrom sae_cli.cli.app import _run\n"
     "code = _run(sys.argv[1:])\n"
     f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\n"
-    "assert not loaded, loaded\nsys.exit(code)"
+    "assert not loaded, loaded\n"
+    "print(time.process_time(), file=sys.stderr)\nsys.exit(code)"
 )
 
 
@@ -176,11 +175,11 @@ LOOK = (
     ],
 )
 def test_a_look_loads_no_heavy_library(arguments, tmp_path, clean_home):
-    ended, _ = run(LOOK, *arguments.split(), cwd=tmp_path)
-    assert ended.stdout
+    assert run(LOOK, *arguments.split(), cwd=tmp_path).stdout
 
 
-@pytest.mark.parametrize("arguments", ["--help", "validate qwen3-4b", "plan tiny"])
+@pytest.mark.parametrize("arguments", ["--help", "plan qwen3-4b", "status tiny"])
 def test_a_look_takes_less_than_a_second(arguments, tmp_path, clean_home):
-    """One of three: other work on the machine can only add time."""
-    assert any(run(LOOK, *arguments.split(), cwd=tmp_path)[1] < 1.0 for _ in range(3))
+    """Of the processor, from the start of Python: what else the machine does counts for nothing."""
+    said = run(LOOK, *arguments.split(), cwd=tmp_path).stderr
+    assert float(said.split()[-1]) < 1.0

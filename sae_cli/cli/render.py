@@ -87,9 +87,9 @@ def results(rows: Sequence[SaeRow]) -> None:
             "-" if (v := r.metrics.get(name)) is None else form.format(v)
             for name, form in _NUMBERS.values()
         ]
-        cells.append((r.model, r.site, r.layer, r.arch, r.width, *numbers))
+        cells.append((r.model, r.site, r.layer, r.arch, r.width, r.variant, *numbers))
     table(
-        ["model", "site", "layer", "arch", "width", *_NUMBERS],
+        ["model", "site", "layer", "arch", "width", "variant", *_NUMBERS],
         cells,
         right=["layer", "width", *_NUMBERS],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -172,6 +173,13 @@ def _print(outcome: _Outcome, workspace: Workspace) -> None:
     name, chosen = outcome.graph.sweep.spec.name, outcome.chosen
     if chosen and not outcome.results:
         print(f"{name}: nothing to do, {len(chosen)} stages are done")
+    elif not any(s.kind in ("eval", "release") for s in chosen):
+        ended = Counter(r.stage.kind for r in outcome.results if r.ending in ("done", "skipped"))
+        print(
+            f"{name}: "
+            + (", ".join(f"{n} {kind}" for kind, n in ended.items()) or "none")
+            + " done"
+        )
     if outcome.waiting:
         print(
             f"{name}: {outcome.waiting} stages wait for what comes before them "

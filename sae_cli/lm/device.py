@@ -8,13 +8,11 @@ from sae_cli.errors import ModelError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` (cuda, then mps, then cpu), or the device of that name.
+    """`auto` (cuda, then cpu), or the device of that name.
 
     Raises ModelError, with the devices there are, if it is not one of them.
     """
     have = ["cpu"]
-    if torch.backends.mps.is_available():
-        have.insert(0, "mps")
     if torch.cuda.is_available():
         have = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + have
     if name == "auto":

@@ -163,19 +163,22 @@ def model_slug(model: ModelSpec) -> str:
 
 
 def train_slug(train: Train) -> str:
-    """An SAE's name within its site: architecture, width, sparsity, and what is unusual."""
+    """An SAE's name within its site: architecture, width, and what `variant` says."""
+    return ".".join([train.arch, f"w{train.width}", *variant(train)])
+
+
+def variant(train: Train) -> list[str]:
+    """What tells SAEs of one architecture and width apart: sparsity, and what is unusual."""
     label, name = {"topk": ("k", "k"), "relu_l1": ("l1_", "l1"), "jumprelu": ("l0_", "l0")}[
         train.arch
     ]
     sparsity = getattr(train, name)
-    parts = [train.arch, f"w{train.width}"]
-    if sparsity is not None:
-        parts.append(f"{label}{sparsity:g}")
+    parts = [] if sparsity is None else [f"{label}{sparsity:g}"]
     if train.lr is not None:
         parts.append(f"lr{train.lr:g}".replace("+", ""))
     if train.seed:
         parts.append(f"s{train.seed}")
-    return ".".join(parts)
+    return parts
 
 
 def amount(n: int) -> str:

@@ -79,8 +79,7 @@ def _decide(
         ]
         if not readers:
             return "skip", f"done; its data was freed {ago(here.age)}, nothing needs it"
-        again = f"its data was freed {ago(here.age)}; needed by {readers[0].name}"
-        return _missing(stage, stages, states) or ("run", again)
+        return "run", f"its data was freed {ago(here.age)}; needed by {readers[0].name}"
     missing = _missing(stage, stages, states)
     if missing is not None:
         return missing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sae_cli.plan.graph import Graph, Stage
+from sae_cli.plan.graph import Graph, Stage, variant
 from sae_cli.plan.place import folder
 from sae_cli.spec.base import Frozen
 from sae_cli.spec.work import CacheWork, TrainWork
@@ -31,6 +31,8 @@ class SaeRow(Frozen):
     """Architecture."""
     width: int
     """Number of latents."""
+    variant: str
+    """Sparsity and what else is unusual, as in the SAE's name: `k4`, `l1_2 s1`."""
     metrics: dict[str, float | None]
     """Metric name -> value; formulas in `sae_cli.stages.metrics`."""
     path: str
@@ -64,6 +66,7 @@ def _row(
         site=capture.site,
         arch=train.work.train.arch,
         width=train.work.train.width,
+        variant=" ".join(variant(train.work.train)),
         metrics=summary["metrics"],
         path=str(folder(workspace, train).path),
     )

@@ -48,7 +48,7 @@ def find(name: str | Path) -> Path:
 
 
 def preset_sweep(model: str) -> Path:
-    """The shipped sweep that stands for `--model` alone: the preset's, else the tiny one's."""
+    """The shipped sweep that stands for `--model` alone: the preset's, else any_model.yaml."""
     preset = PRESETS.get(model)
     found = shipped(preset.sweep if preset else "any_model.yaml")
     if found is None:
@@ -93,7 +93,7 @@ def _replace_model(document: yaml.Document, model: str) -> None:
         for key in ("exclude", "include"):
             if isinstance(matrix.get(key), list):
                 matrix[key] = [
-                    {k: v for k, v in e.items() if k != "model"}
+                    {k: v for k, v in e.items() if k != "model"} if isinstance(e, dict) else e
                     for e in matrix[key]
                     if not isinstance(e, dict) or e.get("model", model) == model
                 ]

@@ -123,6 +123,16 @@ class DataSpec(Frozen):
     mask: MaskSpec = MaskSpec()
     """Which tokens do not count."""
 
+    @model_validator(mode="after")
+    def _mask_leaves_something(self) -> DataSpec:
+        if self.mask.first_positions >= self.context:
+            raise PydanticCustomError(
+                "mask_drops_all",
+                "first_positions {first} drops every token of a context of {context}",
+                {"first": self.mask.first_positions, "context": self.context, "field": "mask"},
+            )
+        return self
+
 
 class CacheSpec(Frozen):
     """Capture: how activations are computed and stored."""

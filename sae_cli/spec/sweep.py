@@ -45,9 +45,9 @@ class SweepSpec(Frozen):
     matrix: MatrixSpec = MatrixSpec()
     """Axes whose product gives the cells."""
     device: Annotated[
-        str, Execution(), Shape(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, mps, cuda, cuda:N")
+        str, Execution(), Shape(r"auto|cpu|cuda(:\d+)?", "one of auto, cpu, mps, cuda, cuda:N")
     ] = "auto"
-    """auto, cpu, mps, cuda or cuda:N."""
+    """auto, cpu, cuda or cuda:N."""
     wandb: Annotated[WandbSpec | None, Execution()] = None
     """Weights & Biases logging of training; left out, wandb is never imported."""
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_cli.errors import ModelError
+from sae_cli.errors import DataError, ModelError
 from sae_cli.lm import masks
 from sae_cli.lm.capture import capture
 from sae_cli.lm.check import check_layer
@@ -180,6 +180,11 @@ def _outlier_limits(
         kept = torch.from_numpy(masks.keep(reasons, policy))
         for norms_of, acts in zip(found, capture(model, tokens, taps), strict=True):
             norms_of.append(norms(acts.flatten(0, 1)).cpu()[kept])
+    if not all(sum(map(len, n)) for n in found):
+        raise DataError(
+            f"the mask drops every one of the first {policy.outlier_sample:,} training tokens",
+            hint="loosen data.mask in the spec",
+        )
     medians = [float(torch.cat(n).median()) for n in found]
     return [policy.outlier_multiple * m for m in medians]
 

@@ -46,6 +46,7 @@ def card(work: ReleaseWork, entries: Sequence[dict[str, Any]]) -> str:
         authors=work.release.authors,
         license=work.release.license,
         version=__version__,
+        dtype=work.release.dtype,
         entries=seen,
         models=_unique(_model(e) for e in seen),
         data=_unique(_data(e.own["data"]) for e in seen),

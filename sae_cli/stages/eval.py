@@ -106,6 +106,9 @@ class _Judged:
         found: dict[str, Metric] = self.rebuilt.result(spec.dense_threshold)
         if spec.splice:
             found |= splice_metrics(self.loss, self.site.zero_loss, self.site.mean_loss)
+        else:
+            off = splice_metrics(LossMeter(), LossMeter(), LossMeter())
+            found |= dict.fromkeys(off, Metric(None, "eval.splice is off"))
         record = {
             "metrics": {n: {"value": m.value, "reason": m.reason} for n, m in found.items()},
             "density_histogram_v1": self.rebuilt.histogram(),

@@ -91,7 +91,9 @@ def _one(folder: Path, name: str, train: Dep, score: Dep, spec: ReleaseSpec) -> 
         "l0": values["l0_v1"],
         "num_dead_features": int((density == 0).sum()),
     }
-    cfg["metadata"]["saectl"]["keys"]["eval"] = score.key
+    own = cfg["metadata"]["saectl"]
+    own["keys"]["eval"] = score.key
+    own["metrics_dtype"] = held.cfg["dtype"]
     save_sae(folder, sae.tensors(), cfg, density)
     write_json(folder / METRICS, metrics)
     back = load_sae(folder)

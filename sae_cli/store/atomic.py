@@ -59,13 +59,17 @@ def write_temp(
     """
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     view = memoryview(data).cast("B")
-    with temp.open("xb", buffering=0) as file:
-        for start in range(0, len(view), PIECE):
-            _write_all(file.fileno(), view[start : start + PIECE])
-            if on_piece is not None:
-                on_piece()
-        if durable:
-            os.fsync(file.fileno())
+    try:
+        with temp.open("xb", buffering=0) as file:
+            for start in range(0, len(view), PIECE):
+                _write_all(file.fileno(), view[start : start + PIECE])
+                if on_piece is not None:
+                    on_piece()
+            if durable:
+                os.fsync(file.fileno())
+    except OSError:
+        temp.unlink(missing_ok=True)  # half a file would keep a full disk full
+        raise
     return temp
 
 
@@ -141,7 +145,7 @@ def append_all(handle: int, data: bytes) -> None:
     before = os.fstat(handle).st_size
     try:
         _write_all(handle, memoryview(data))
-        os.fdatasync(handle)
+        getattr(os, "fdatasync", os.fsync)(handle)  # macOS has no fdatasync
     except OSError:
         os.ftruncate(handle, before)
         raise

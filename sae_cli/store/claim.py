@@ -119,8 +119,8 @@ def claim(
     assert heartbeat < lease
     held = _acquire(stage, lease, heartbeat)
     try:
-        for name in (stage.done.name, stage.failed.name):
-            sweep(stage.path, name)
+        for folder in (stage.path, stage.work):
+            sweep(folder)
         stage.failed.unlink(missing_ok=True)
         yield held
     finally:

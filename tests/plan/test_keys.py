@@ -59,6 +59,8 @@ def test_how_the_work_is_done_moves_no_key(graph, fixed, edit):
         ("data.tokens=2_000_000", "tokens cache train eval release"),
         ("data.heldout_tokens=4096", "tokens cache train eval release"),
         ("data.seed=1", "tokens cache train eval release"),
+        ("data.mask.special=false", "cache train eval release"),
+        ("data.mask.outlier_multiple=3", "cache train eval release"),
         ("data.mask.first_positions=2", "tokens cache train eval release"),
         ("data.sources.0.weight=2", "tokens cache train eval release"),
     ],

@@ -114,13 +114,17 @@ def test_an_edit_names_the_field_and_what_it_drags_along(graph, rows, finish, ed
 
 def test_many_edits_name_the_first_three(graph, rows, finish):
     finish(graph(ONE).stages)
-    edits = ["data.tokens=8", "data.seed=1", "data.context=4", "data.heldout_tokens=8"]
-    action, reason = rows(graph(ONE, *edits))["tokens"]
-    assert action == "run" and reason == "never done", "another amount is another name"
-    action, reason = rows(graph(ONE, *edits[1:2], "data.mask.special=false"))["tokens"]
-    assert reason == "data.seed: 0 -> 1; data.mask.special: true -> false"
-    more = ["data.seed=1", "data.mask={special: false, first_positions: 0, outlier_multiple: 2}"]
-    assert rows(graph(ONE, *more))["tokens"][1].endswith("; ...")
+    two = ["data.seed=1", "data.chat_template=true"]
+    assert rows(graph(ONE, *two))["tokens"] == (
+        "run",
+        "data.chat_template: false -> true; data.seed: 0 -> 1",
+    )
+    more = ["data.context=64", "data.tokens=400_100", "data.heldout_tokens=8"]
+    found = rows(graph(ONE, *two, *more))
+    assert found["tokens"] == ("run", "never done"), "another context is another name"
+    assert found["cache"][1] == "new input: tokens"
+    wide = rows(graph(ONE, "eval={tokens: 9, splice: false, batch_tokens: 8, dense_threshold: 1}"))
+    assert wide["eval"][1].endswith("; ...") and wide["eval"][1].count(" -> ") == 3
 
 
 def test_a_long_value_is_shown_short(graph, rows, finish):
@@ -233,17 +237,6 @@ def test_freed_activations_are_made_again_for_a_training_and_not_for_an_evaluati
         "blocked",
         f"needs {cache.name}, whose data was freed",
     )
-
-
-def test_freed_activations_without_their_text_are_blocked(graph, rows, finish, workspace):
-    finish(graph(ONE).stages)
-    tokens, cache = graph(ONE).of("tokens", "cache")
-    place = folder(workspace, cache)
-    evict(place, [place.path / "data.bin"])
-    shutil.rmtree(folder(workspace, tokens).path)
-    trained = graph(ONE, "train.batch_size=64")
-    found = rows(trained, trained.of("cache", "train"))
-    assert found["cache"] == ("blocked", f"needs {tokens.name}, which is not chosen")
 
 
 def test_force_says_so(graph, rows, finish):

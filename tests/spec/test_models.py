@@ -126,6 +126,26 @@ def test_a_ref_whose_snapshot_is_gone_counts_as_absent(hub):
     assert cached_snapshot("org/name", None) is None
 
 
+def test_sizes_that_are_not_here_are_fetched_once_if_the_caller_can(hub, tmp_path):
+    from sae_cli.spec.load import load
+
+    config = hub / "snapshots" / COMMIT / "config.json"
+    text = config.read_text()
+    config.unlink()
+    asked = []
+
+    def fetch(model):
+        asked.append(model.hf)
+        config.write_text(text)
+
+    file = tmp_path / "s.yaml"
+    file.write_text("name: s\nmodel: org/name\nmatrix: {depth: [0.5, 0.9], expansion: [2]}\n")
+    assert [c.layer for c in load(file, fetch=fetch).cells] == [2, 4]
+    assert asked == ["org/name"]
+    load(file, fetch=fetch)
+    assert asked == ["org/name"], "what is here is not asked for"
+
+
 def test_a_model_folder_of_the_cache_unlocks_depth_and_expansion(hub, tmp_path):
     from sae_cli.spec.load import load
 

@@ -152,6 +152,11 @@ def test_model_may_be_a_name_of_the_sweep_a_folder_or_a_hub_id(sweep, tmp_path, 
     assert sweep(PLAIN, model="org/name").models["org/name"].hf == "org/name"
 
 
+def test_with_model_a_broken_entry_is_still_told_as_such(sweep):
+    with pytest.raises(SpecError, match=r"matrix\.exclude\.0: 3 is not a mapping of keys"):
+        sweep(PLAIN + "  exclude: [3]\n", model="qwen3-4b")
+
+
 def test_a_model_that_is_wrong_on_the_command_line_is_not_blamed_on_the_file(sweep):
     with pytest.raises(SpecError) as caught:
         sweep(PLAIN, model="qwen3-4")
