@@ -10,7 +10,7 @@ import typer
 
 from sae_cli import __version__
 from sae_cli.cli import gc, inspect, plan, schema, stages, status
-from sae_cli.errors import FAILED, INTERRUPTED, USAGE, Interrupted, SaectlError
+from sae_cli.errors import FAILED, INTERRUPTED, OK, USAGE, Interrupted, SaectlError
 from sae_cli.spec.work import Kind
 
 app = typer.Typer(
@@ -75,8 +75,8 @@ def _run(arguments: list[str]) -> int:
         print(e if isinstance(e, Interrupted) else f"error: {e}", file=sys.stderr)
         return e.exit_code
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away; nothing is left to tell it
-        return FAILED
+        sys.stderr.close()  # the reader of our output has seen enough
+        return OK
     except OSError as e:
         if verbose:
             traceback.print_exc()

@@ -26,7 +26,7 @@ def ls(
     json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> int:
-    """What the workspace holds, newest last."""
+    """What the workspace holds, by kind and name."""
     if kind is not None and kind not in KINDS:
         guess = closest(kind, KINDS)
         raise UsageError(
@@ -66,7 +66,9 @@ def ls(
 
 
 def show(
-    key: Annotated[str, typer.Argument(help="A stage's key (or its first digits), or its name.")],
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="A stage's key (or its first digits), or its name.")
+    ],
     store: o.Store = o.DEFAULT_STORE,
     json: o.Json = False,
     verbose: o.Verbose = False,
@@ -102,7 +104,9 @@ def show(
 def _find(key: str, workspace: Workspace) -> StageDir:
     every = list(workspace.stages())
     found = [p for p in every if p.key.startswith(key)] or [
-        p for p in every if key in (p.slug, p.path.name, f"{p.kind}/{p.path.name}")
+        p
+        for p in every
+        if key in (p.slug, f"{p.kind}/{p.slug}", p.path.name, f"{p.kind}/{p.path.name}")
     ]
     if len(found) == 1:
         return found[0]

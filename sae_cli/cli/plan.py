@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from sae_cli.cli import options as o
 from sae_cli.cli import render
@@ -19,7 +22,7 @@ from sae_cli.store.layout import Workspace
 
 
 def validate(
-    spec: Path,
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A sweep file.")],
     model: o.Model = None,
     sets: o.Sets = None,
     quiet: o.Quiet = False,
@@ -28,7 +31,8 @@ def validate(
     """Check a sweep file: every problem at once, each with its line."""
     sweep = loading.load(loading.find(spec), sets or (), model)
     if not quiet:
-        print(f"{spec}: ok, {len(sweep.cells)} SAEs on {', '.join(sweep.models)}")
+        count = len(sweep.cells)
+        print(f"{spec}: ok, {count} SAE{'s' if count != 1 else ''} on {', '.join(sweep.models)}")
     return OK
 
 

@@ -39,7 +39,11 @@ _NUMBERS = {
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()
 ) -> None:
-    """Print a table; columns named in `right` are set flush right."""
+    """Print a table; columns named in `right` are set flush right. Plain text on a pipe."""
+    texts = [[str(v) for v in row] for row in rows]
+    if not sys.stdout.isatty():
+        _plain(columns, texts, right)
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -48,10 +52,19 @@ def table(
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for name in columns:
         shown.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        shown.add_row(*(Text(str(v), style=_COLOURS.get(str(v), "")) for v in row))
-    watched = sys.stdout.isatty()
-    Console(width=None if watched else 220, highlight=False).print(shown)
+    for row in texts:
+        shown.add_row(*(Text(v, style=_COLOURS.get(v, "")) for v in row))
+    Console(highlight=False).print(shown)
+
+
+def _plain(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        cells = [
+            v.rjust(w) if name in right else v.ljust(w)
+            for name, v, w in zip(columns, row, widths, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
 
 
 def plan(rows: Sequence[Row]) -> None:

@@ -165,7 +165,7 @@ def _refuse_overfull(workspace: Workspace, needed: int, yes: bool) -> None:
 
 def _line(result: Result) -> str:
     took = f" in {clock(result.seconds)}" if result.ending == "done" else ""
-    why = f": {result.cause}" if result.cause else ""
+    why = f": {result.cause.splitlines()[0]}" if result.cause else ""
     return f"{result.ending:<8}{result.stage.name}{took}{why}"
 
 

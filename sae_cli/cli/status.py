@@ -62,4 +62,6 @@ def _detail(row: Row) -> str:
         return f"{step}{state.host} pid {state.pid} is gone; the next run takes over"
     if state.status is Status.FAILED:
         return f"{state.cause}  (log: {state.log})"
+    if state.status is Status.PENDING:
+        return f"{step}interrupted; the next run goes on"
     return row.reason if row.action != "run" else ""

@@ -69,8 +69,13 @@ def heldout_share(data: DataSpec) -> float:
 
 
 def part_of(document: RawDocument, seed: int, share: float) -> Part:
-    """`heldout` for a `share` of all contents, by sha256 of seed and content."""
-    content = [document.text, document.messages]
+    """`heldout` for a `share` of all contents, by sha256 of seed and content.
+
+    Of a chat, who says what counts, and no further field: the same chat is on one side only.
+    """
+    chat = document.messages
+    turns = None if chat is None else [[m["role"], m["content"]] for m in chat]
+    content = [document.text, turns]
     said = json.dumps([seed, content], sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(said.encode("ascii")).digest()
     return "heldout" if int.from_bytes(digest[:8], "big") < share * 2**64 else "train"

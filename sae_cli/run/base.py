@@ -29,6 +29,7 @@ from sae_cli.store.ledger import (
     open_stage,
     record_done,
     record_failed,
+    verify_done,
 )
 
 Ending = Literal["done", "skipped", "failed", "blocked", "busy"]
@@ -56,6 +57,8 @@ class Context:
     force: set[str] = field(default_factory=set)
     """Names of stages to do again although they are done; each once."""
     verbose: bool = False
+    verified: set[str] = field(default_factory=set)
+    """Names of stages whose results were hashed in this run, and are what their record says."""
 
 
 def run_job(job: Job, context: Context) -> list[Result]:
@@ -88,8 +91,9 @@ def run_job(job: Job, context: Context) -> list[Result]:
             open_stage(place, record_of(stage))
             held.append(_Held(stage, mine))
         left = _attempt(held, context) if held else []
-        if len(held) > 1:
-            _one_by_one(left, context)
+        for each in left if len(held) > 1 else []:
+            context.report.note(f"{each.stage.name}: trying it alone")
+            _attempt([each], context)
         for each in held:
             if each.result is None:
                 with suppress(StoreError, Blocked):  # the disk that failed it may refuse this too
@@ -99,15 +103,6 @@ def run_job(job: Job, context: Context) -> list[Result]:
                 )
             results.append(each.result)
     return results
-
-
-def _one_by_one(left: Sequence[_Held], context: Context) -> None:
-    """Try what a job left, alone; once the job's own cause comes back, it is everybody's."""
-    for each in left:
-        together = each.cause
-        context.report.note(f"{each.stage.name}: trying it alone")
-        if _attempt([each], context) and each.cause == together:
-            return
 
 
 def tidy(place: StageDir) -> None:
@@ -137,6 +132,7 @@ def _attempt(held: Sequence[_Held], context: Context) -> list[_Held]:
     started = time.monotonic()
     cause = "the stage ended without a result"
     try:
+        _verify_inputs(held, context)
         module = importlib.import_module(f"sae_cli.stages.{held[0].stage.kind}")
         module.run([_task(each, held, context, started) for each in held])
     except Interrupted:
@@ -152,6 +148,15 @@ def _attempt(held: Sequence[_Held], context: Context) -> list[_Held]:
     for each in left:
         each.cause, each.seconds = cause, time.monotonic() - started
     return left
+
+
+def _verify_inputs(held: Sequence[_Held], context: Context) -> None:
+    """Hash what the stages are about to read, once a run. Raises StoreError naming what differs."""
+    for dep in {d.name: d for each in held for d in each.stage.deps.values()}.values():
+        place = folder(context.workspace, dep)
+        if dep.name not in context.verified and not place.evicted.exists():
+            verify_done(place)
+            context.verified.add(dep.name)
 
 
 def _task(each: _Held, held: Sequence[_Held], context: Context, started: float) -> Task:

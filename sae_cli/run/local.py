@@ -42,6 +42,8 @@ def run(
     while pending:
         before = len(pending)
         for job in coalesce(pending):
+            if context.stop():
+                raise Interrupted(f"interrupted: {len(pending)} stages are left for the next run")
             ready = [s for s in job.stages if _ready(s, results, pending, context, settle)]
             if not ready:
                 continue

@@ -21,6 +21,7 @@ from sae_cli.lm.capture import capture
 from sae_cli.lm.check import check_layer
 from sae_cli.lm.device import pick_device
 from sae_cli.lm.load import load_model
+from sae_cli.lm.outliers import marked, norms
 from sae_cli.lm.sites import Tap, find_tap
 from sae_cli.spec.stages import CacheSpec, MaskSpec
 from sae_cli.spec.work import CacheWork, TokensWork
@@ -144,11 +145,8 @@ class _Array:
 
     def add(self, acts: Tensor, reasons: NDArray[np.uint8], policy: MaskSpec) -> None:
         """Take the rows [n, d] of one pass; commits every chunk that they fill."""
-        reasons = reasons.copy()
-        if self.limit is not None:
-            over = (norms(acts) > self.limit).cpu().numpy()
-            reasons[over] |= np.uint8(masks.OUTLIER)
-        reasons[masks.keep(reasons, policy)] = 0  # on disk, 0 is what counts
+        found = marked(reasons, acts, self.limit)
+        reasons = np.where(masks.keep(found, policy), np.uint8(0), found)  # 0 is what counts
         self._acts = torch.cat([self._acts.to(acts.device), acts.to(self._dtype)[self._behind :]])
         self._reasons = np.concatenate([self._reasons, reasons[self._behind :]])
         self._behind = 0  # rows of the first pass that were committed by an earlier run
@@ -158,12 +156,6 @@ class _Array:
                 break
             self.writer.write(k, self._acts[:rows], self._reasons[:rows])
             self._acts, self._reasons = self._acts[rows:], self._reasons[rows:]
-
-
-def norms(acts: Tensor) -> Tensor:
-    """L2 norms, float32 [...], of activations [..., d] of any float dtype."""
-    found: Tensor = torch.linalg.vector_norm(acts.float(), dim=-1)
-    return found
 
 
 def _outlier_limits(

@@ -19,12 +19,12 @@ from transformers import PreTrainedModel
 from sae_cli.lm import masks
 from sae_cli.lm.device import pick_device
 from sae_cli.lm.load import load_model
+from sae_cli.lm.outliers import marked
 from sae_cli.lm.sites import Tap, find_tap
 from sae_cli.lm.splice import Edit, forward_logits, masked
 from sae_cli.sae.base import SAE
 from sae_cli.spec.stages import EvalSpec, MaskSpec
 from sae_cli.spec.work import CacheWork, EvalWork, TokensWork
-from sae_cli.stages.cache import norms
 from sae_cli.stages.metrics import (
     DENSITY,
     METRICS,
@@ -84,10 +84,8 @@ class _Site:
 
     def keep(self, acts: Tensor, reasons: NDArray[np.uint8]) -> Tensor:
         """bool [B, C]: the tokens that count, with the norm limit found when caching."""
-        reasons = reasons.copy()
-        if self.limit is not None:
-            reasons[(norms(acts) > self.limit).cpu().numpy()] |= np.uint8(masks.OUTLIER)
-        return torch.from_numpy(masks.keep(reasons, self.mask)).to(acts.device)
+        found = marked(reasons, acts, self.limit)
+        return torch.from_numpy(masks.keep(found, self.mask)).to(acts.device)
 
 
 class _Judged:

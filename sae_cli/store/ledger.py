@@ -25,6 +25,8 @@ from sae_cli.store.claim import Claim, claim
 from sae_cli.store.key import canonical
 from sae_cli.store.layout import StageDir, size_of
 
+_AGAIN = "do that stage again: saectl run SPEC --only KEY --force"
+
 
 @dataclass(frozen=True)
 class Done:
@@ -126,8 +128,11 @@ def read_done(stage: StageDir) -> Done | None:
 
 
 def is_done(stage: StageDir) -> bool:
-    """Whether the stage is done and its data is there."""
-    return not stage.evicted.exists() and read_done(stage) is not None
+    """Whether the stage is done and its data is there. A damaged record says nothing."""
+    try:
+        return not stage.evicted.exists() and read_done(stage) is not None
+    except StoreError:
+        return False
 
 
 def verify_done(stage: StageDir) -> Done:
@@ -138,9 +143,9 @@ def verify_done(stage: StageDir) -> Done:
     for relative, record in done.outputs.items():
         path = stage.path / relative
         if not path.is_file():
-            raise StoreError(f"{path} is missing, though {stage.done} lists it")
+            raise StoreError(f"{path} is missing, though {stage.done} lists it", hint=_AGAIN)
         if sha256_of(path) != record["sha256"]:
-            raise StoreError(f"{path} does not match the sha256 in {stage.done}")
+            raise StoreError(f"{path} does not match the sha256 in {stage.done}", hint=_AGAIN)
     return done
 
 

@@ -56,11 +56,14 @@ class State:
 
 
 def state(stage: StageDir, lease: float = LEASE) -> State:
-    """Where the stage stands, read from disk. Raises StoreError when a record is damaged."""
+    """Where the stage stands, read from disk. A damaged done.json counts as a failure."""
     if not stage.path.is_dir():
         return State(Status.ABSENT)
     now = time.time()
-    done, gone = read_done(stage), read_json(stage.evicted)
+    try:
+        done, gone = read_done(stage), read_json(stage.evicted)
+    except StoreError as damage:
+        return State(Status.FAILED, cause=damage.what, log=str(stage.log))
     if done is not None and gone is None:
         return State(Status.DONE, age=now - done.finished_at, host=done.host, done=done)
     holder, age = read_holder(stage), claim_age(stage, now)
