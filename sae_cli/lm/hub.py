@@ -61,15 +61,18 @@ def transport_error() -> type[Exception]:
     return found
 
 
-def commit_of(repo: str, kind: Literal["model", "dataset"], revision: str | None) -> str | None:
-    """The commit that `revision` (default main) stands for; None when `ask` names a trouble."""
+def commit_of(
+    repo: str, kind: Literal["model", "dataset"], revision: str | None
+) -> tuple[str | None, Trouble | None]:
+    """The commit that `revision` (default main) stands for, or the trouble in asking for it."""
     from huggingface_hub import HfApi
 
-    if ask(repo, kind, revision) is not None:
-        return None
+    trouble = ask(repo, kind, revision)
+    if trouble is not None:
+        return None, trouble
     api = HfApi()
     info = api.model_info if kind == "model" else api.dataset_info
-    return info(repo, revision=revision, timeout=PATIENCE).sha
+    return info(repo, revision=revision, timeout=PATIENCE).sha, None
 
 
 def fetch_config(model: ModelSpec) -> None:

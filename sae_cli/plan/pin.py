@@ -117,13 +117,13 @@ def fetch_sizes(model: ModelSpec) -> None:
 
 
 def _ask_hub(kind: Literal["model", "dataset"], repo: str, revision: str | None) -> str:
-    from sae_cli.lm.hub import ask, commit_of
+    from sae_cli.lm.hub import commit_of
     from sae_cli.lm.refusal import dataset_refusal, model_refusal
 
-    commit = commit_of(repo, kind, revision)
+    commit, trouble = commit_of(repo, kind, revision)
     if commit is not None:
         return commit
-    trouble = ask(repo, kind, revision) or "refused"
+    trouble = trouble or "refused"
     if kind == "model":
         raise model_refusal(ModelSpec(hf=repo, revision=revision), trouble)
     raise dataset_refusal(Source(hf=repo, revision=revision), trouble)

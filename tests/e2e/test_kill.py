@@ -27,7 +27,7 @@ LONG = (
     "train.num_tokens=307_200",  # 600 steps
     "train.shuffle_tokens=32_768",
 )
-ARCHITECTURES = ("topk", "relu_l1", "jumprelu")
+TRAININGS = ("*.topk.*", "*.relu_l1.*", "*.relu_l1.*", "*.jumprelu.*", "*.jumprelu.*")
 SPANS = {"tokens": 1.5, "cache": 1.5, "train": 0.6, "eval": 1.5, "release": 0.02}
 """Seconds after a stage's beginning within which it is killed."""
 HERE = Path(__file__).parent
@@ -105,12 +105,10 @@ def test_kill_9_in_every_stage_leaves_no_trace_in_the_results(
     saectl: Any, disk: Any, long: Any, reference: Any, until: Any
 ) -> None:
     hunter = Hunter(saectl, long, until)
-    for kind in ("tokens", "cache", "train", "eval", "release"):
+    for kind in SPANS:
         hunter.strike(kind, f"{kind}/*", at_claim=True)
-        for arch in ARCHITECTURES if kind == "train" else ("", ""):
-            hunter.strike(kind, f"{kind}/*{arch}*")
-    for arch in ARCHITECTURES[1:]:
-        hunter.strike("train", f"train/*{arch}*")
+        for name in TRAININGS if kind == "train" else ("*", "*"):
+            hunter.strike(kind, f"{kind}/{name}")
     saectl(*long)
     here = disk(saectl.store)
     assert here.artefacts() == reference.artefacts()
@@ -138,11 +136,10 @@ def test_dying_just_after_done_json_leaves_no_trace_either(
     assert disk(saectl.store).artefacts() == finished.artefacts()
 
 
-@pytest.mark.parametrize("count", [3])
 def test_dying_while_gc_deletes_can_be_run_over(
-    warm: Any, disk: Any, small: Path, finished: Any, count: int
+    warm: Any, disk: Any, small: Path, finished: Any
 ) -> None:
-    dying = {"PYTHONPATH": str(HERE / "dying"), "DIE_AT": f"deletion {count}"}
+    dying = {"PYTHONPATH": str(HERE / "dying"), "DIE_AT": "deletion 3"}
     process = warm.start("gc", "--yes", env=dying)
     assert process.communicate() and process.returncode == -signal.SIGKILL
     assert "nothing to do" in warm("run", small).stdout
@@ -150,11 +147,10 @@ def test_dying_while_gc_deletes_can_be_run_over(
     assert disk(warm.store).artefacts() == finished.artefacts()
 
 
-@pytest.mark.parametrize("count", [5])
 def test_dying_while_force_empties_a_folder_can_be_run_over(
-    warm: Any, disk: Any, small: Path, finished: Any, count: int
+    warm: Any, disk: Any, small: Path, finished: Any
 ) -> None:
-    dying = {"PYTHONPATH": str(HERE / "dying"), "DIE_AT": f"deletion {count}"}
+    dying = {"PYTHONPATH": str(HERE / "dying"), "DIE_AT": "deletion 5"}
     process = warm.start("cache", small, "--force", env=dying)
     assert process.communicate() and process.returncode == -signal.SIGKILL
     warm("run", small, "-q")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,11 @@ def test_json_of_a_run_holds_stages_results_and_release(warm: Any, small: Path) 
 
 
 def test_the_stages_one_by_one_need_no_spec_once_the_sweep_is_known(
-    saectl: Any, small: Path, finished: Any, disk: Any
+    warm: Any, small: Path, finished: Any, disk: Any
 ) -> None:
+    saectl = warm
+    for name in ("cache", "train", "eval", "release", "runs"):
+        shutil.rmtree(saectl.store / name)
     saectl("train", small, "-q")
     assert {kind for kind in ("train", "eval") if disk(saectl.store).done(kind)} == {"train"}
     status = saectl("status", "--check", code=3)
@@ -153,13 +157,6 @@ def test_gc_frees_activations_and_a_later_need_brings_back_the_same_bits(
     assert disk(warm.store).results() == finished.results()
 
 
-def test_an_evaluation_needs_no_activations(warm: Any, small: Path, disk: Any) -> None:
-    warm("gc", "--yes")
-    run = warm.sweep("run", small, "--set", "eval.tokens=2048")
-    assert {name.split("/")[0] for name in done_by(run)} == {"eval", "release"}
-    assert not list(warm.store.glob("cache/*/acts.zarr"))
-
-
 def test_forcing_training_alone_says_that_its_activations_are_gone(warm: Any, small: Path) -> None:
     warm("gc", "--yes")
     refused = warm("run", small, "--force", "--only", "train/*topk*", code=1)
@@ -169,6 +166,8 @@ def test_forcing_training_alone_says_that_its_activations_are_gone(warm: Any, sm
 def test_an_edit_to_eval_moves_evaluation_and_release_alone(
     warm: Any, small: Path, finished: Any, disk: Any
 ) -> None:
+    """And needs no activations: they may be gone."""
+    warm("gc", "--yes")
     edit = ("--set", "eval.dense_threshold=0.2")
     plan = warm.sweep("plan", small, *edit)
     assert actions(plan) == {
@@ -185,6 +184,7 @@ def test_an_edit_to_eval_moves_evaluation_and_release_alone(
     assert len(run["stages"]) == SAES + 1
     for kind in ("tokens", "cache", "train"):
         assert disk(warm.store).done(kind) == finished.done(kind)
+    assert not list(warm.store.glob("cache/*/acts.zarr"))
     assert "nothing to do" in warm("run", small).stdout, "the work before the edit is still there"
 
 
