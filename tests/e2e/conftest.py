@@ -82,6 +82,12 @@ class Saectl:
         )
 
 
+def rows(text: str) -> list[list[str]]:
+    """The rows of the table that a run ends with: model, site, layer, architecture, width, ..."""
+    words = [line.split() for line in text.splitlines()]
+    return [w for w in words if w and w[0] == "tiny" and len(w) > 10]
+
+
 class Disk:
     """What a workspace holds."""
 
@@ -158,6 +164,12 @@ def small() -> Path:
 
 
 @pytest.fixture(scope="session")
+def table() -> Callable[[str], list[list[str]]]:
+    """table(text): the rows of the results that a run printed."""
+    return rows
+
+
+@pytest.fixture(scope="session")
 def disk() -> Callable[[Path], Disk]:
     """disk(store): what that workspace holds."""
     return Disk
@@ -207,3 +219,30 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def early(
+    request: pytest.FixtureRequest,
+    command: Callable[[Path], Saectl],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Path, subprocess.Popen[str]] | None]:
+    """The demo, started beside the other tests (it takes the longest), if any test wants it."""
+    if not any("demo" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield None
+        return
+    store = tmp_path_factory.mktemp("demo") / "store"
+    process = command(store).start("run", "sweeps/tiny.yaml", "--json")
+    yield store, process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="session")
+def demo(early: tuple[Path, subprocess.Popen[str]]) -> Any:
+    """What the run of the demo said in JSON, and its workspace as `store`."""
+    store, process = early
+    said = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 0, said
+    (run,) = json.loads(said)["sweeps"]
+    return {"store": store, **run}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,6 @@ import pytest
 import zarr
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def demo(command: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The run of the demo, as its JSON tells of it; `store` is its workspace."""
-    saectl = command(tmp_path_factory.mktemp("demo") / "store")
-    return {"store": saectl.store, **saectl.sweep("run", "sweeps/tiny.yaml")}
 
 
 def saes(demo: Any, *, arch: str | None = None, site: str | None = None) -> list[Any]:
