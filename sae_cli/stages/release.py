@@ -42,7 +42,8 @@ def _release(task: Task) -> None:
     final, draft = task.out / work.name, task.scratch / work.name
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    evals = {role.split("/")[1]: d for role, d in task.deps.items() if role.startswith("eval/")}
+    found = {role.split("/")[1]: d for role, d in task.deps.items() if role.startswith("eval/")}
+    evals = dict(sorted(found.items(), key=lambda e: (e[1].slug, e[0])))  # not the file's order
     task.report.begin(task.slug, len(evals), 0, "SAEs")
     entries: list[dict[str, Any]] = []
     for i, (sae, score) in enumerate(evals.items()):
