@@ -7,6 +7,7 @@ other, only a stage joins them, and everything that answers a question does so w
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
 import subprocess
 import sys
@@ -110,6 +111,14 @@ def test_imports_point_downward_only(floor):
         if module.startswith("sae_cli.") and module.split(".")[1] not in allowed
     ]
     assert set(wrong) - EXCEPTIONS == set()
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    every = {name_of(file): file for floor in MAY_IMPORT for file in files(floor)}
+    graph = {
+        name: {m for m in imports(file) if m in every} - {name} for name, file in every.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_the_exceptions_are_all_in_use_and_wait_until_they_are_needed():

@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from sae_cli.spec.stages import ModelSpec
-
 Trouble = Literal["offline", "gated", "missing", "revision", "empty", "refused"]
 """offline: no answer, or HF_HUB_OFFLINE. gated: licence not accepted. missing: no such repository,
 or private. revision: no such commit or branch. empty: the repository lacks what it must have.
@@ -75,20 +73,14 @@ def commit_of(
     return info(repo, revision=revision, timeout=PATIENCE).sha, None
 
 
-def fetch_config(model: ModelSpec) -> None:
-    """Put a hub model's config.json into the hub's local cache.
-
-    Raises ModelError, saying how to get the model, when the hub does not hand it out.
-    """
+def fetch_config(repo: str, revision: str | None) -> Trouble | None:
+    """Put a model's config.json into the hub's local cache; or the trouble in asking for it."""
     from huggingface_hub import hf_hub_download
 
-    from sae_cli.lm.refusal import model_refusal
-
-    assert model.hf is not None
-    trouble = ask(model.hf, "model", model.revision)
-    if trouble is not None:
-        raise model_refusal(model, trouble)
-    hf_hub_download(model.hf, "config.json", revision=model.revision)
+    trouble = ask(repo, "model", revision)
+    if trouble is None:
+        hf_hub_download(repo, "config.json", revision=revision)
+    return trouble
 
 
 def scrub(text: str) -> str:

@@ -112,8 +112,12 @@ class Pins:
 def fetch_sizes(model: ModelSpec) -> None:
     """Bring a hub model's config.json, for sizes that are not known here. Raises ModelError."""
     from sae_cli.lm.hub import fetch_config
+    from sae_cli.lm.refusal import model_refusal
 
-    fetch_config(model)
+    assert model.hf is not None
+    trouble = fetch_config(model.hf, model.revision)
+    if trouble is not None:
+        raise model_refusal(model, trouble)
 
 
 def _ask_hub(kind: Literal["model", "dataset"], repo: str, revision: str | None) -> str:

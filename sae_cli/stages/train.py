@@ -31,6 +31,7 @@ from sae_cli.stages.task import Task
 from sae_cli.stages.track import tracker
 from sae_cli.store.activations import ActivationReader
 from sae_cli.store.atomic import write_bytes
+from sae_cli.store.layout import StageDir
 from sae_cli.store.shuffle import ShuffledReader
 from sae_cli.store.weights import CFG, WEIGHTS, config, save_sae
 
@@ -59,7 +60,7 @@ def _train(task: Task) -> None:
     task.report.begin(task.slug, steps, trainer.steps, "steps")
     with (
         ShuffledReader(reader, spec.shuffle_tokens, spec.seed, device=device) as data,
-        Curve(task.out / "metrics.jsonl", trainer.steps) as curve,
+        Curve(StageDir(task.out).metrics, trainer.steps) as curve,
         tracker(work.wandb, task.key, task.slug, spec.model_dump(), task.out) as watch,
     ):
         while trainer.steps < steps:

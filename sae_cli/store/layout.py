@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sae_cli.errors import StoreError, UsageError
+from sae_cli.errors import UsageError
 
 RUNS = "runs"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -153,17 +153,6 @@ class Workspace:
                     text, _, key = path.name.rpartition("-")
                     if _NAME.fullmatch(text) and _KEY.fullmatch(key):
                         yield StageDir(path)
-
-    def find(self, key: str) -> StageDir | None:
-        """The stage folder with this key, or None. Raises StoreError if there are two."""
-        found = [stage for stage in self.stages() if stage.key == key]
-        if len(found) > 1:
-            places = ", ".join(str(stage.path) for stage in found)
-            raise StoreError(
-                f"the key {key} has {len(found)} folders: {places}",
-                hint="keep the one that is done and move the other out of the workspace",
-            )
-        return found[0] if found else None
 
     def run_dir(self, sweep: str) -> Path:
         """The view of a sweep. Raises UsageError for an unsafe name."""

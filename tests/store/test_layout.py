@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_cli.errors import StoreError, UsageError
+from sae_cli.errors import UsageError
 from sae_cli.store.layout import StageDir, Workspace
 
 
@@ -42,18 +42,14 @@ def test_stages_can_not_live_among_the_views(tmp_path: Path) -> None:
         Workspace(tmp_path).stage_dir("runs", "x", "0" * 8)
 
 
-def test_find_goes_by_the_key_alone(tmp_path: Path) -> None:
+def test_stages_are_the_folders_with_a_slug_and_a_key(tmp_path: Path) -> None:
     space = Workspace(tmp_path)
-    assert space.find("0" * 8) is None
-    stage = made(space, "cache", "a", "0" * 8)
+    assert list(space.stages()) == []
+    made(space, "cache", "a", "0" * 8)
     made(space, "train", "a", "1" * 8)
     (tmp_path / "train" / "notes").mkdir()
-    assert space.find("0" * 8) == stage
     assert [s.path.name for s in space.stages()] == ["a-00000000", "a-11111111"]
     assert [s.kind for s in space.stages("train")] == ["train"]
-    made(space, "eval", "b", "0" * 8)
-    with pytest.raises(StoreError, match="2 folders"):
-        space.find("0" * 8)
 
 
 def test_a_view_shows_exactly_the_stages_of_its_sweep(tmp_path: Path) -> None:
