@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["s3server"]
+
 _HF = {
     "vocab_size": 97,
     "hidden_size": 32,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from sae_cli.cli import options as o
 from sae_cli.cli import render
+from sae_cli.cli.output import FreeLine, GcOutput
 from sae_cli.cli.session import open_sweeps, recorded
 from sae_cli.errors import OK
 from sae_cli.plan.graph import Graph
 from sae_cli.plan.place import folder
 from sae_cli.store.layout import StageDir, Workspace, size_of
-from sae_cli.store.ledger import evict
+from sae_cli.store.ledger import evict, read_done
+from sae_cli.store.space import told
 from sae_cli.store.status import Status, state
 
 
@@ -19,12 +21,13 @@ def gc(
     sets: o.Sets = None,
     store: o.Store = o.DEFAULT_STORE,
     yes: o.Yes = False,
+    json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> int:
     """Free the activations whose every SAE is trained; records and statistics stay.
 
     Activations that any recorded sweep still needs are kept. Without SPEC, those that no sweep
-    of the workspace names any more go too.
+    of the workspace names any more go too. What lies in a bucket is deleted there.
     """
     workspace = Workspace(store)
     done: dict[str, StageDir] = {}
@@ -38,24 +41,40 @@ def gc(
     if spec is None and model is None:
         done |= {p.key: p for p in workspace.stages("cache") if state(p).status is Status.DONE}
     free = [place for key, place in done.items() if key not in needed]
-    sizes = [sum(size_of(p) for p in place.activation_data) for place in free]
+    lines = [_line(place, place.key in named) for place in free]
+    if json:
+        freed = sum(evict(p, p.activation_data) for p in free) if yes else None
+        size = sum(line.bytes for line in lines) if freed is None else freed
+        said = GcOutput(freed=yes, bytes=size, stages=tuple(lines))
+        print(said.model_dump_json(indent=2))
+        return OK
     if not free:
         print("nothing to free")
         return OK
     render.table(
         ["activations", "key", "size", ""],
         [
-            (p.slug, p.key, render.size(n), "" if p.key in named else "no sweep names it")
-            for p, n in zip(free, sizes, strict=True)
+            (x.slug, x.key, told(x.bytes), x.url or ("" if x.named else "no sweep names it"))
+            for x in lines
         ],
         right=["size"],
     )
     if not yes:
-        print(f"would free {render.size(sum(sizes))}; say --yes to do it")
+        print(f"would free {told(sum(x.bytes for x in lines))}; say --yes to do it")
         return OK
-    freed = sum(evict(place, place.activation_data) for place in free)
-    print(f"freed {render.size(freed)}")
+    print(f"freed {told(sum(evict(place, place.activation_data) for place in free))}")
     return OK
+
+
+def _line(place: StageDir, named: bool) -> FreeLine:
+    from sae_cli.store.locate import data_url  # numpy comes with it
+
+    url, done = data_url(place.path), read_done(place)
+    here = sum(size_of(p) for p in place.activation_data)
+    there = 0 if url is None or done is None else int(done.summary.get("bytes", 0))
+    return FreeLine(
+        slug=place.slug, key=place.key, path=str(place), url=url, bytes=here + there, named=named
+    )
 
 
 def _sort(graph: Graph, workspace: Workspace, done: dict[str, StageDir], needed: set[str]) -> None:

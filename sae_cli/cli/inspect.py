@@ -15,6 +15,7 @@ from sae_cli.spec.problems import closest
 from sae_cli.spec.work import KINDS
 from sae_cli.store.atomic import read_json
 from sae_cli.store.layout import StageDir, Workspace, size_of
+from sae_cli.store.space import told
 from sae_cli.store.status import state
 
 
@@ -59,7 +60,7 @@ def ls(
         return OK
     render.table(
         ["kind", "name", "key", "status", "age", "size"],
-        [(p.kind, p.slug, p.key, s.status, ago(s.age), render.size(size)) for p, s, size in found],
+        [(p.kind, p.slug, p.key, s.status, ago(s.age), told(size)) for p, s, size in found],
         right=["size"],
     )
     return OK

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from sae_cli.plan.reason import Row
+from sae_cli.plan.room import Room
 from sae_cli.report.results import SaeRow
 from sae_cli.run.base import Result
 from sae_cli.spec.base import Frozen
+from sae_cli.spec.work import CacheWork
 from sae_cli.store.layout import StageDir
+from sae_cli.store.status import committed
 
 
 class StageLine(Frozen):
@@ -24,6 +27,15 @@ class StageLine(Frozen):
     status: str | None = None
     bytes: int | None = None
     seconds: float | None = None
+    dtype: str | None = None
+    """Number format of activations."""
+    fvu_loss: float | None = None
+    """Share of the variance that int8 lost, where it was measured."""
+    workers: int | None = None
+    """Living processes that work on it."""
+    rows: int | None = None
+    """Committed rows of activations that are being captured."""
+    planned_rows: int | None = None
 
 
 class SweepPlan(Frozen):
@@ -33,6 +45,8 @@ class SweepPlan(Frozen):
     unpinned: tuple[str, ...] = ()
     """Hub names whose commit is not known yet: the keys are provisional."""
     stages: tuple[StageLine, ...]
+    room: Room | None = None
+    """Of a plan: what it writes, and what there is for it."""
 
 
 class PlanOutput(Frozen):
@@ -60,9 +74,90 @@ class RunOutput(Frozen):
     sweeps: tuple[SweepRun, ...]
 
 
+class FreeLine(Frozen):
+    """Activations that may be freed, or were."""
+
+    slug: str
+    key: str
+    path: str
+    url: str | None
+    """The bucket that holds them."""
+    bytes: int
+    named: bool
+    """A sweep of the workspace names them."""
+
+
+class GcOutput(Frozen):
+    """`saectl gc --json`."""
+
+    version: Literal[1] = 1
+    freed: bool
+    """Whether they were deleted, or only would be."""
+    bytes: int
+    stages: tuple[FreeLine, ...]
+
+
+class ValidateOutput(Frozen):
+    """`saectl validate --json`."""
+
+    version: Literal[1] = 1
+    ok: bool
+    sweep: str | None = None
+    models: tuple[str, ...] = ()
+    saes: int | None = None
+    error: str | None = None
+    """Every problem, each with its line and column."""
+
+
+class DamageLine(Frozen):
+    """Something that is not what was committed or recorded."""
+
+    what: str
+    array: str | None = None
+    shard: int | None = None
+    first_row: int | None = None
+    last_row: int | None = None
+    file: str | None = None
+
+
+class VerifyLine(Frozen):
+    """What was found of one stage."""
+
+    kind: str
+    slug: str
+    key: str
+    path: str
+    verdict: str
+    """ok, damaged, passed over, repaired, changed (made anew, with other bits) or not repaired."""
+    why: str | None = None
+    arrays: int
+    shards: int
+    files: int
+    bytes: int
+    damages: tuple[DamageLine, ...]
+
+
+class VerifyOutput(Frozen):
+    """`saectl verify --json`."""
+
+    version: Literal[1] = 1
+    ok: bool
+    bytes: int
+    seconds: float
+    stages: tuple[VerifyLine, ...]
+
+
 def plan_line(row: Row, path: StageDir) -> StageLine:
     """A row of a plan, with the stage's folder."""
+    work, done = row.stage.work, row.state.done
+    cache = isinstance(work, CacheWork)
+    rows = committed(path) if cache and done is None else None
     return StageLine(
+        dtype=work.cache.dtype if isinstance(work, CacheWork) else None,
+        fvu_loss=None if done is None else done.summary.get("fvu_loss"),
+        workers=row.state.workers or None,
+        rows=None if rows is None else rows[0],
+        planned_rows=None if rows is None else rows[1],
         kind=row.stage.kind,
         slug=row.stage.slug,
         key=row.stage.key,

@@ -10,13 +10,14 @@ import typer
 
 from sae_cli.cli import options as o
 from sae_cli.cli import render
-from sae_cli.cli.output import PlanOutput, SweepPlan, plan_line
+from sae_cli.cli.output import PlanOutput, SweepPlan, ValidateOutput, plan_line
 from sae_cli.cli.session import Opened, open_sweeps
-from sae_cli.errors import OK
+from sae_cli.errors import OK, SpecError
 from sae_cli.plan.choose import Choice, choose
 from sae_cli.plan.graph import Graph
 from sae_cli.plan.place import folder
 from sae_cli.plan.reason import Row, explain
+from sae_cli.plan.room import Room, room
 from sae_cli.spec import load as loading
 from sae_cli.store.layout import Workspace
 
@@ -25,12 +26,25 @@ def validate(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A sweep file.")],
     model: o.Model = None,
     sets: o.Sets = None,
+    json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> int:
     """Check a sweep file: every problem at once, each with its line."""
-    sweep = loading.load(loading.find(spec), sets or (), model)
-    if not quiet:
+    path = loading.find(spec)
+    try:
+        sweep = loading.load(path, sets or (), model)
+    except SpecError as e:
+        if not json:
+            raise
+        print(ValidateOutput(ok=False, error=e.what).model_dump_json(indent=2))
+        return e.exit_code
+    if json:
+        said = ValidateOutput(
+            ok=True, sweep=sweep.spec.name, models=tuple(sweep.models), saes=len(sweep.cells)
+        )
+        print(said.model_dump_json(indent=2))
+    elif not quiet:
         count = len(sweep.cells)
         print(f"{spec}: ok, {count} SAE{'s' if count != 1 else ''} on {', '.join(sweep.models)}")
     return OK
@@ -71,20 +85,24 @@ def show(
     for opened in sweeps:
         chosen = choice(opened.graph)
         rows = explain(opened.graph, workspace, chosen.stages, chosen.force)
+        asked = room(opened.graph, rows, workspace)
         if as_json:
-            plans.append(as_plan(opened, rows, workspace))
+            plans.append(as_plan(opened, rows, workspace, asked))
             continue
-        render.plan(rows)
+        render.plan(rows, asked)
         if opened.unpinned:
             print(f"keys are provisional until a run pins {', '.join(opened.unpinned)}")
     if as_json:
         print(PlanOutput(sweeps=tuple(plans)).model_dump_json(indent=2))
 
 
-def as_plan(opened: Opened, rows: Sequence[Row], workspace: Workspace) -> SweepPlan:
+def as_plan(
+    opened: Opened, rows: Sequence[Row], workspace: Workspace, asked: Room | None = None
+) -> SweepPlan:
     """One sweep's rows for `--json`."""
     return SweepPlan(
         sweep=opened.graph.sweep.spec.name,
         unpinned=opened.unpinned,
         stages=tuple(plan_line(r, folder(workspace, r.stage)) for r in rows),
+        room=asked,
     )

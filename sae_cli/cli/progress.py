@@ -39,9 +39,9 @@ class Lines:
         self._said = now
         rate = (done - self._first) / max(now - self._t0, 1e-9)
         left = (self._total - done) / rate if rate > 0 else float("inf")
-        shown = "".join(f"  {k} {v:.4g}" for k, v in self._numbers.items())
+        shown = "".join(f"  {text}" for text in worded(self._numbers))
         self.note(
-            f"{self._label}: {done:,}/{self._total:,} {self._unit}  {rate:,.0f}/s  "
+            f"{self._label}: {done:,}/{self._total:,} {self._unit}  {rate:,.0f} {self._unit}/s  "
             f"ETA {clock(left)}{shown}"
         )
 
@@ -72,14 +72,14 @@ class Bars:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}  {task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             TextColumn("[dim]{task.fields[shown]}"),
             console=self._console,
             transient=True,
         )
         self._task: Any = None
-        self._first, self._t0 = 0, 0.0
+        self._first, self._t0, self._unit = 0, 0.0, ""
 
     def begin(self, label: str, total: int, done: int, unit: str) -> None:
         """See `stages.task.Report`."""
@@ -87,9 +87,9 @@ class Bars:
             self._progress.start()
         else:
             self._progress.remove_task(self._task)
-        self._first, self._t0 = done, time.monotonic()
+        self._first, self._t0, self._unit = done, time.monotonic(), unit
         self._task = self._progress.add_task(
-            label, total=total, completed=done, unit=unit, rate="", shown=""
+            label, total=total, completed=done, rate=unit, shown=""
         )
         if done:
             self.note(f"{label}: resumes at {done:,}/{total:,} {unit}")
@@ -97,9 +97,9 @@ class Bars:
     def at(self, done: int, numbers: Mapping[str, float] | None = None) -> None:
         """See `stages.task.Report`."""
         rate = (done - self._first) / max(time.monotonic() - self._t0, 1e-9)
-        fields: dict[str, Any] = {"rate": f"{rate:,.0f}/s"}
+        fields: dict[str, Any] = {"rate": f"{rate:,.0f} {self._unit}/s"}
         if numbers:
-            fields["shown"] = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+            fields["shown"] = "  ".join(worded(numbers))
         self._progress.update(self._task, completed=done, **fields)
 
     def note(self, text: str) -> None:
@@ -114,6 +114,14 @@ class Bars:
 def reporter(*, quiet: bool) -> Lines | Bars:
     """Bars if a person is watching stderr, else lines; with `quiet`, silence."""
     return Bars() if sys.stderr.isatty() and not quiet else Lines(quiet=quiet)
+
+
+def worded(numbers: Mapping[str, float]) -> list[str]:
+    """Numbers for people: a rate (`MB/s`) with its unit behind it, a share (`MFU`) in percent."""
+    return [
+        f"{v:,.0f} {k}" if "/" in k else f"{k} {v:.0%}" if k == "MFU" else f"{k} {v:.4g}"
+        for k, v in numbers.items()
+    ]
 
 
 def clock(seconds: float) -> str:

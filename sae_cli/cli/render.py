@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from sae_cli.plan.reason import Row
+from sae_cli.plan.room import Room
 from sae_cli.report.results import SaeRow
+from sae_cli.spec.work import CacheWork
+from sae_cli.store.space import told
 
 _COLOURS = {
     "run": "yellow",
@@ -22,6 +25,12 @@ _COLOURS = {
     "pending": "yellow",
     "absent": "dim",
     "evicted": "dim",
+    "ok": "green",
+    "passed over": "dim",
+    "damaged": "bold red",
+    "repaired": "green",
+    "changed": "bold yellow",
+    "not repaired": "bold red",
 }
 _NUMBERS = {
     "L0": ("l0_v1", "{:.1f}"),
@@ -67,10 +76,10 @@ def _plain(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
         print("  ".join(cells).rstrip())
 
 
-def plan(rows: Sequence[Row]) -> None:
+def plan(rows: Sequence[Row], room: Room) -> None:
     """The plan: what happens to each stage, why, and what it takes on disk."""
     table(
-        ["stage", "name", "key", "action", "reason", "disk"],
+        ["stage", "name", "key", "action", "reason", "disk", "dtype"],
         [
             (
                 r.stage.kind,
@@ -78,18 +87,35 @@ def plan(rows: Sequence[Row]) -> None:
                 r.stage.key,
                 r.action,
                 r.reason,
-                "" if r.action == "skip" else size(r.bytes),
+                "" if r.action == "skip" else told(r.bytes),
+                dtype(r),
             )
             for r in rows
         ],
         right=["disk"],
     )
-    todo = [r for r in rows if r.action == "run"]
-    known = [r.bytes for r in todo if r.bytes is not None]
     counts = {a: sum(r.action == a for r in rows) for a in ("run", "skip", "wait", "blocked")}
     said = ", ".join(f"{n} {a}" for a, n in counts.items() if n) or "nothing"
-    more = "" if len(known) == len(todo) else " and what is not known yet"
-    print(f"{said}; {size(sum(known))}{more} to write")
+    more = " and what is not known yet" if room.unknown else ""
+    bucket = f", {told(room.bucket)} to a bucket" if room.bucket else ""
+    quota = "" if room.quota is None else f"; quota {told(room.quota)}, {told(room.used)} used"
+    print(f"{said}; {told(room.local)}{more} to write{bucket}; {told(room.free)} free{quota}")
+    if any(dtype(r) == "int8" and r.action != "skip" for r in rows):
+        print(
+            "int8 takes about half the bytes of bfloat16; its loss is measured when cached "
+            "(typically < 0.02 % of the variance)"
+        )
+    for warning in room.warnings:
+        print(f"warning: {warning}")
+
+
+def dtype(row: Row) -> str:
+    """The number format of a stage's activations and, once it is measured, what it cost."""
+    work, done = row.stage.work, row.state.done
+    if not isinstance(work, CacheWork):
+        return ""
+    loss = None if done is None else done.summary.get("fvu_loss")
+    return work.cache.dtype + ("" if loss is None else f" (FVU loss {100 * loss:.2g} %)")
 
 
 def results(rows: Sequence[SaeRow]) -> None:
@@ -106,15 +132,3 @@ def results(rows: Sequence[SaeRow]) -> None:
         cells,
         right=["layer", "width", *_NUMBERS],
     )
-
-
-def size(n: int | None) -> str:
-    """Bytes for people, in powers of ten as disks are sold."""
-    if n is None:
-        return "?"
-    value = float(n)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
-        value /= 1000
-    raise AssertionError

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sae_cli.cli import options as o
 from sae_cli.cli import render
@@ -19,12 +19,14 @@ from sae_cli.plan.choose import Choice, choose
 from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.place import folder
 from sae_cli.plan.reason import explain
+from sae_cli.plan.room import refusal, room
 from sae_cli.report.results import rows as result_rows
 from sae_cli.run import local
 from sae_cli.run.base import Context, Result, tidy
 from sae_cli.run.signals import stop_requests
 from sae_cli.spec.work import Kind
 from sae_cli.store.layout import Workspace
+from sae_cli.store.space import free_bytes, told
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
         if row.action == "skip":
             tidy(folder(workspace, row.stage))
     chosen = [r.stage for r in rows if r.action != "blocked"]
-    _refuse_overfull(workspace, sum(r.bytes or 0 for r in rows if r.action == "run"), wish.yes)
+    _refuse_overfull(workspace, room(graph, rows, workspace).local, wish.yes)
     if not todo:
         return _Outcome(graph, chosen, [], len(blocked))
     report = reporter(quiet=wish.quiet)
@@ -135,7 +137,13 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
     try:
         with stop_requests(report.note) as stop:
             context = Context(
-                workspace, report, graph.sweep.spec.device, stop, set(choice.force), wish.verbose
+                workspace,
+                report,
+                graph.sweep.spec.device,
+                stop,
+                set(choice.force),
+                wish.verbose,
+                room=partial(refusal, graph, workspace),
             )
             results = local.run(
                 todo,
@@ -151,13 +159,10 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
 
 
 def _refuse_overfull(workspace: Workspace, needed: int, yes: bool) -> None:
-    there = workspace.root.absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    free = free_bytes(workspace.root)
     if needed > free and not yes:
         raise SaectlError(
-            f"this needs {render.size(needed)} of disk, and {there} has {render.size(free)} free",
+            f"this needs {told(needed)} of disk, and {workspace.root} has {told(free)} free",
             hint="lower data.tokens, choose fewer cells with --only, use another --store, "
             "or insist with --yes",
         )

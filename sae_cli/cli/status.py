@@ -13,9 +13,10 @@ from sae_cli.cli.plan import as_plan
 from sae_cli.cli.progress import clock
 from sae_cli.cli.session import open_sweeps
 from sae_cli.errors import OK, WORK_FOUND
+from sae_cli.plan.place import folder
 from sae_cli.plan.reason import Row, ago, explain
 from sae_cli.store.layout import Workspace
-from sae_cli.store.status import Status
+from sae_cli.store.status import Status, committed
 
 
 def status(
@@ -44,18 +45,27 @@ def status(
         print(f"{opened.graph.sweep.spec.name}: {done} of {len(rows)} stages done")
         render.table(
             ["stage", "name", "key", "status", ""],
-            [(r.stage.kind, r.stage.slug, r.stage.key, r.state.status, _detail(r)) for r in rows],
+            [
+                (r.stage.kind, r.stage.slug, r.stage.key, r.state.status, _detail(r, workspace))
+                for r in rows
+            ],
         )
     if json:
         print(PlanOutput(sweeps=tuple(plans)).model_dump_json(indent=2))
     return WORK_FOUND if check and work else OK
 
 
-def _detail(row: Row) -> str:
-    state = row.state
+def _detail(row: Row, workspace: Workspace) -> str:
+    state, format_ = row.state, render.dtype(row)
+    stored = f", {format_}" if format_ else ""
     step = "" if state.step is None else f"{state.step:,}/{state.total:,}  "
     if state.status is Status.DONE and state.done is not None:
-        return f"{ago(state.age)}, took {clock(state.done.seconds)}"
+        return f"{ago(state.age)}, took {clock(state.done.seconds)}{stored}"
+    rows = committed(folder(workspace, row.stage)) if row.stage.kind == "cache" else None
+    if rows is not None:
+        step = f"{rows[0]:,}/{rows[1]:,} rows{stored}  "
+    if state.status is Status.RUNNING and state.workers > 1:
+        return f"{step}{state.workers} processes, the latest heard of {ago(state.age)}"
     if state.status is Status.RUNNING:
         return f"{step}on {state.host} pid {state.pid}, heard of {ago(state.age)}"
     if state.status is Status.STALE:

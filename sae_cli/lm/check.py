@@ -31,7 +31,7 @@ def check_layer(model: PreTrainedModel, layer: int) -> None:
     vocabulary = int(model.config.get_text_config().vocab_size)
     blocks = torch.arange(1, _TOKENS + 1)[None] % vocabulary
     found = capture(model, blocks, [find_tap(model, layer, site) for site in names])
-    at: dict[Site, torch.Tensor] = {s: x.double() for s, x in zip(names, found, strict=True)}
+    at: dict[Site, torch.Tensor] = {s: x.cpu().double() for s, x in zip(names, found, strict=True)}
     eps = torch.finfo(found[0].dtype).eps
     if parallel:
         steps = [("resid_post", at["resid_pre"], at["attn_out"] + at["mlp_out"], at["resid_post"])]

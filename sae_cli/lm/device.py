@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from sae_cli.errors import ModelError
 
@@ -25,3 +26,12 @@ def pick_device(name: str = "auto") -> torch.device:
             hint="leave the device at `auto`, or name one of these.",
         )
     return torch.device(name)
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where a model wants its token ids: its first parameter's device.
+
+    A first layer that was offloaded has none (`meta`); accelerate then moves ids from the CPU.
+    """
+    device = next(model.parameters()).device
+    return torch.device("cpu") if device.type == "meta" else device

@@ -2,15 +2,17 @@
 
 The tokenizer adds nothing of its own; one end-of-text token closes every document. Messages are
 always rendered by the chat template, plain text only if asked to. The part is a hash of the
-content, so that equal documents, wherever they come from, never stand on both sides.
+content, spaces and lookalike characters aside, so that equal documents, wherever they come from,
+never stand on both sides.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jinja2
 import numpy as np
@@ -18,7 +20,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from sae_cli.errors import DataError, ModelError
-from sae_cli.lm.sources import RawDocument
+from sae_cli.lm import masks
+from sae_cli.lm.roles import Span, inside, kept_spans
+from sae_cli.lm.sources import Message, RawDocument
 from sae_cli.spec.stages import DataSpec
 
 Part = Literal["train", "heldout"]
@@ -72,57 +76,134 @@ def part_of(document: RawDocument, seed: int, share: float) -> Part:
     """`heldout` for a `share` of all contents, by sha256 of seed and content.
 
     Of a chat, who says what counts, and no further field: the same chat is on one side only.
+    Texts that differ in spaces or compatible characters alone (NFKC) are the same: templates and
+    tokenizers make the same tokens of many of them.
     """
     chat = document.messages
-    turns = None if chat is None else [[m["role"], m["content"]] for m in chat]
-    content = [document.text, turns]
+    turns = None if chat is None else [[m["role"], _folded(m["content"])] for m in chat]
+    content = [None if document.text is None else _folded(document.text), turns]
     said = json.dumps([seed, content], sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(said.encode("ascii")).digest()
     return "heldout" if int.from_bytes(digest[:8], "big") < share * 2**64 else "train"
 
 
-class Encoder:
-    """Documents to token ids with one tokenizer."""
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).split())
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, chat_template: bool) -> None:
-        """Raises ModelError if the tokenizer has no end-of-text token, or no chat template."""
+
+class Tokens(NamedTuple):
+    """A document for the model, closed by the end-of-text token; both empty if it is."""
+
+    ids: NDArray[np.int32]
+    """Token ids [n]."""
+    reasons: NDArray[np.uint8]
+    """ROLE where no message that counts is touched [n]; zeros where roles don't matter."""
+
+
+NOTHING = Tokens(np.zeros(0, np.int32), np.zeros(0, np.uint8))
+
+
+class Encoder:
+    """Documents to tokens with one tokenizer."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        chat_template: bool,
+        train_on: Sequence[str] | None = None,
+    ) -> None:
+        """`chat_template` wraps plain text; of chats, messages by the roles `train_on` count.
+
+        Raises ModelError if the tokenizer has no end-of-text token, no chat template, or, with
+        `train_on`, no way to say which characters a token is of.
+        """
         self._tokenizer = tokenizer
         self._end = end_of_text(tokenizer)
         self._wrap = chat_template
+        self._roles = train_on
         template = tokenizer.chat_template
         self._known = {"enable_thinking": False} if "enable_thinking" in str(template) else {}
         if chat_template:
             self._need_template()
+        if train_on is not None and not tokenizer.is_fast:
+            raise ModelError(
+                "data.train_on needs a tokenizer that says where its tokens stand in the text, "
+                "and this model's does not (it is not a fast one)",
+                hint="leave data.train_on out for this model.",
+            )
 
-    def encode(self, documents: Sequence[RawDocument]) -> list[NDArray[np.int32]]:
-        """Ids of each document with the end-of-text token behind; no ids at all if it is empty.
+    def encode(self, documents: Sequence[RawDocument]) -> list[Tokens]:
+        """Tokens of each document. With `train_on`, a token of a chat counts if at least one of its
+        characters is in a message by one of these roles; plain text counts as a whole.
 
         Raises ModelError (messages, but no chat template) and DataError (messages that the
-        template refuses).
+        template refuses, or that can't be found in what it makes of them).
         """
-        texts = [self._text(document) for document in documents]
+        texts, spans = [], []
+        for document in documents:
+            chat = self._chat(document)
+            if chat is None:
+                assert document.text is not None
+                text, kept = document.text, None
+            elif self._roles is None:
+                text, kept = self._rendered(chat, document.where), None
+            else:
+                text, kept = self._located(chat, self._roles, document.where)
+            texts.append(text)
+            spans.append(kept)
         if not texts:
             return []
+        located = any(kept is not None for kept in spans)
         batch = self._tokenizer(
-            texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+            texts,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_offsets_mapping=located,
+            verbose=False,
         )
-        return [np.array([*i, self._end] if i else [], np.int32) for i in batch["input_ids"]]
+        offsets = batch["offset_mapping"] if located else [()] * len(texts)
+        return [
+            self._tokens(ids, at, kept)
+            for ids, at, kept in zip(batch["input_ids"], offsets, spans, strict=True)
+        ]
 
-    def _text(self, document: RawDocument) -> str:
-        messages = document.messages
-        if messages is None:
-            assert document.text is not None
-            if not self._wrap or not document.text.strip():
-                return document.text
-            messages = ({"role": "user", "content": document.text},)
+    def _tokens(self, ids: Sequence[int], offsets: Any, spans: Sequence[Span] | None) -> Tokens:
+        if not ids:
+            return NOTHING
+        reasons = np.zeros(len(ids) + 1, np.uint8)
+        if spans is not None:
+            reasons[:-1][~inside(np.array(offsets, np.int64), spans)] = masks.ROLE
+            reasons[-1] = masks.ROLE
+        return Tokens(np.array([*ids, self._end], np.int32), reasons)
+
+    def _chat(self, document: RawDocument) -> tuple[Message, ...] | None:
+        """The messages; plain text is one user's if it is to be wrapped, else None."""
+        if document.messages is not None:
+            return document.messages
+        assert document.text is not None
+        wrapped = self._wrap and document.text.strip()
+        return ({"role": "user", "content": document.text},) if wrapped else None
+
+    def _located(
+        self, chat: Sequence[Message], roles: Sequence[str], where: str
+    ) -> tuple[str, list[Span]]:
+        def render(contents: Sequence[str]) -> str:
+            said = zip(chat, contents, strict=True)
+            return self._rendered([message | {"content": text} for message, text in said], where)
+
+        kept = [message["role"] in roles for message in chat]
+        return kept_spans([message["content"] for message in chat], kept, render, where)
+
+    def _rendered(self, chat: Sequence[Message], where: str) -> str:
         self._need_template()
         try:
             rendered = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, **self._known
+                [dict(message) for message in chat], tokenize=False, **self._known
             )
         except (jinja2.TemplateError, TypeError, KeyError) as error:
             raise DataError(
-                f"{document.where}: the model's chat template refuses these messages: {error}",
+                f"{where}: the model's chat template refuses these messages: {error}",
                 hint="the roles have to be the ones, in the order, that this model knows.",
             ) from error
         assert isinstance(rendered, str)

@@ -1,6 +1,6 @@
 """One source, tokenized a few documents ahead, each with its part.
 
-Looking ahead changes nothing that comes out: a document's ids and part depend on it alone. What
+Looking ahead changes nothing that comes out: a document's tokens and part depend on it alone. What
 is not wanted any more is not tokenized. It does not mix, count or pack; `pack` does.
 """
 
@@ -11,11 +11,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sae_cli.errors import DataError
-from sae_cli.lm.encode import Encoder, Part, heldout_share, part_of
+from sae_cli.lm.encode import NOTHING, Encoder, Part, Tokens, heldout_share, part_of
 from sae_cli.lm.sources import RawDocument, documents, source_name
 from sae_cli.spec.stages import DataSpec
 
@@ -24,12 +21,12 @@ _AHEAD = 32
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A document of a source, ready to be packed; `ids` is empty where none are wanted."""
+    """A document of a source, ready to be packed; `tokens` are empty where none are wanted."""
 
     index: int
     round: int
     part: Part
-    ids: NDArray[np.int32]
+    tokens: Tokens
 
 
 class Feed:
@@ -54,10 +51,8 @@ class Feed:
         self._share = heldout_share(data)
         self._ahead: deque[Encoded] = deque()
 
-    def recall(
-        self, until: int, indices: Collection[int]
-    ) -> Iterator[tuple[int, NDArray[np.int32]]]:
-        """Read on to document `until` (not included): (index, ids) of those in `indices`."""
+    def recall(self, until: int, indices: Collection[int]) -> Iterator[tuple[int, Tokens]]:
+        """Read on to document `until` (not included): (index, tokens) of those in `indices`."""
         assert not self._ahead
         for document in islice(self._documents, max(until - self._next, 0)):
             self._next += 1
@@ -83,8 +78,7 @@ class Feed:
     def _encoded(self, group: list[RawDocument]) -> Iterator[Encoded]:
         parts = [part_of(document, self._seed, self._share) for document in group]
         use = [self._wanted(p, d.round) for p, d in zip(parts, group, strict=True)]
-        ids = iter(self._encoder.encode([d for d, u in zip(group, use, strict=True) if u]))
-        nothing = np.zeros(0, np.int32)
+        made = iter(self._encoder.encode([d for d, u in zip(group, use, strict=True) if u]))
         for document, part, used in zip(group, parts, use, strict=True):
-            found = next(ids) if used else nothing
+            found = next(made) if used else NOTHING
             yield Encoded(document.index, document.round, part, found)

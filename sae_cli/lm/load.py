@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
+from transformers.utils import is_flash_attn_2_available, logging
 
 from sae_cli.errors import ModelError
+from sae_cli.lm.compiled import compile_layers
 from sae_cli.lm.hub import Trouble, ask, first_line
 from sae_cli.lm.refusal import called, model_refusal
 from sae_cli.spec.models import cached_snapshot
@@ -37,25 +39,59 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
 
 
 def load_model(spec: ModelSpec, device: torch.device) -> PreTrainedModel:
-    """The model on `device`: eval mode, no gradients, the spec's dtype. Raises ModelError."""
+    """The model on `device`: eval mode, no gradients, the spec's dtype. Raises ModelError.
+
+    With `device_map: auto` it lies on all GPUs, then in memory, then on disk, as it fits; with
+    `device` the CPU, all of it there.
+    """
+    _need_packages(spec)
     wanted = {
         "dtype": getattr(torch, spec.dtype),
         "attn_implementation": spec.attn_implementation,
         "use_safetensors": True,
     }
+    if spec.device_map is not None:
+        wanted["device_map"] = "cpu" if device.type == "cpu" else spec.device_map
     model = _load(AutoModelForCausalLM, spec, wanted)
     assert isinstance(model, PreTrainedModel)
     model.requires_grad_(False).eval()
+    if spec.device_map is not None:
+        return model
     try:
         moved: Any = model.to(device)
     except torch.OutOfMemoryError as error:
         size = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
         raise ModelError(
             f"{called(spec)} ({size:.1f} GiB of weights) does not fit on {device}",
-            hint="use a larger device, `model.dtype: bfloat16`, or `--device cpu`.",
+            hint="use a larger device, `model.device_map: auto`, `model.dtype: bfloat16`, or "
+            "`--device cpu`.",
         ) from error
     assert isinstance(moved, PreTrainedModel)
+    if spec.compile:
+        compile_layers(moved, device)
     return moved
+
+
+def _need_packages(spec: ModelSpec) -> None:
+    """Raise ModelError at once, before gigabytes are read, for a package that the spec needs."""
+    if spec.device_map is not None and find_spec("accelerate") is None:
+        raise ModelError(
+            "model.device_map needs the package accelerate, which is not installed",
+            hint="`pip install accelerate`, or leave `model.device_map` out.",
+        )
+    if spec.attn_implementation != "flash_attention_2":
+        return
+    if not is_flash_attn_2_available():
+        raise ModelError(
+            "model.attn_implementation: flash_attention_2 needs an NVIDIA GPU and the package "
+            "flash-attn, and they are not both here",
+            hint="`pip install flash-attn`, or leave `model.attn_implementation` at sdpa.",
+        )
+    if spec.dtype == "float32":
+        raise ModelError(
+            "model.attn_implementation: flash_attention_2 has no float32",
+            hint="set `model.dtype: bfloat16`, or leave `model.attn_implementation` at sdpa.",
+        )
 
 
 def _load(auto: Any, spec: ModelSpec, wanted: dict[str, Any]) -> Any:

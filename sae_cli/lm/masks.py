@@ -1,7 +1,7 @@
 """Why a token may not count, as bits, and which of these bits a spec listens to.
 
 Reasons are facts and are stored beside the activations; `keep` is the policy. Packing sets
-`SPECIAL` and `FIRST`; the cache stage, which alone sees activations, sets `OUTLIER`.
+`SPECIAL`, `FIRST` and `ROLE`; the cache stage, which alone sees activations, sets `OUTLIER`.
 Numpy only: readers need no torch.
 """
 
@@ -18,14 +18,19 @@ FIRST = 2
 """The token stands in the first `mask.first_positions` places of its block."""
 OUTLIER = 4
 """The activation's norm is over `mask.outlier_multiple` times the site's median."""
+ROLE = 8
+"""The token is of no message whose role `data.train_on` names: another role's, or the template's.
+It is set only where a spec names roles, and is always heard."""
+PACKED: dict[str, int] = {"special": SPECIAL, "first": FIRST, "role": ROLE}
+"""The reasons that packing sets, by the names that records give them."""
 
 
 def keep(reasons: NDArray[np.uint8], mask: MaskSpec) -> NDArray[np.bool_]:
     """True where a token counts: no reason that `mask` listens to is set.
 
-    `reasons` is uint8 of any shape, a sum of SPECIAL, FIRST, OUTLIER; the result has its shape.
+    `reasons` is uint8 of any shape, a sum of the reasons above; the result has its shape.
     """
-    heard = 0
+    heard = ROLE
     if mask.special:
         heard |= SPECIAL
     if mask.first_positions:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,12 @@ from transformers import PreTrainedTokenizerBase
 from sae_cli.errors import DataError
 from sae_cli.lm import masks
 from sae_cli.lm.buffer import Buffer, Cut, Piece
-from sae_cli.lm.encode import PARTS, Encoder, Part, special_ids
+from sae_cli.lm.encode import PARTS, Encoder, Part, Tokens, special_ids
 from sae_cli.lm.feed import Encoded, Feed
 from sae_cli.spec.base import Frozen
 from sae_cli.spec.stages import DataSpec
+
+_ZERO: dict[Part, int] = dict.fromkeys(PARTS, 0)
 
 
 class SourceState(Frozen):
@@ -30,10 +33,12 @@ class SourceState(Frozen):
 
     next: int = 0
     """Index of its next document."""
-    documents: int = 0
-    """Documents used."""
-    tokens: int = 0
-    """Tokens used, of both parts."""
+    documents: dict[Part, int] = _ZERO
+    """Documents used, of each part."""
+    tokens: dict[Part, int] = _ZERO
+    """Tokens used, of each part."""
+    counted: dict[Part, int] = _ZERO
+    """Tokens given out in blocks that no reason of packing speaks against, of each part."""
 
 
 class PackState(Frozen):
@@ -45,6 +50,8 @@ class PackState(Frozen):
     """In the order of the spec."""
     blocks: dict[Part, int]
     """Blocks given out, of each part."""
+    reasons: dict[Part, dict[str, int]]
+    """Tokens given out that have a reason, of each part and reason (`masks.PACKED`)."""
     waiting: dict[Part, tuple[Piece, ...]]
     """Tokens accepted but not yet given out."""
 
@@ -63,7 +70,7 @@ class Group:
     position: NDArray[np.int32]
     """Place within its document of each token [n, C]."""
     reasons: NDArray[np.uint8]
-    """Why a token may not count [n, C], see `masks`: SPECIAL and FIRST."""
+    """Why a token may not count [n, C], see `masks`: SPECIAL, FIRST, ROLE."""
     state: PackState
 
 
@@ -74,7 +81,7 @@ class Packer:
         """`group` is the number of blocks given out at a time (a part's last group may be smaller).
 
         It moves where one group ends and the next begins, never a block. Raises ModelError if
-        the tokenizer lacks an end-of-text token, or a chat template that the spec asks for.
+        the tokenizer lacks what the spec asks for, as `Encoder` does.
         """
         assert group > 0
         self.data = data
@@ -84,7 +91,7 @@ class Packer:
         }
         """Blocks of each part: tokens / context, rounded up."""
         self._group = group
-        self._encoder = Encoder(tokenizer, chat_template=data.chat_template)
+        self._encoder = Encoder(tokenizer, chat_template=data.chat_template, train_on=data.train_on)
         self._special = special_ids(tokenizer)
 
     def blocks(self, state: PackState | None = None) -> Iterator[Group]:
@@ -98,7 +105,11 @@ class Packer:
             for part in PARTS:
                 first = run.buffers[part].given
                 while cut := run.buffers[part].cut(self._group):
-                    yield self._grouped(part, first, cut, run.state())
+                    reasons = self._reasons(cut)
+                    run.count(part, cut.source, reasons)
+                    yield Group(
+                        part, first, cut.tokens, cut.document, cut.position, reasons, run.state()
+                    )
                     first = run.buffers[part].given
             if not any(buffer.room for buffer in run.buffers.values()):
                 return
@@ -107,14 +118,16 @@ class Packer:
     def _start(self) -> PackState:
         return PackState(
             sources=tuple(SourceState() for _ in self.data.sources),
-            blocks=dict.fromkeys(PARTS, 0),
+            blocks=_ZERO,
+            reasons={part: dict.fromkeys(masks.PACKED, 0) for part in PARTS},
             waiting=dict.fromkeys(PARTS, ()),
         )
 
-    def _grouped(self, part: Part, first: int, cut: Cut, state: PackState) -> Group:
+    def _reasons(self, cut: Cut) -> NDArray[np.uint8]:
         reasons = np.isin(cut.tokens, self._special).astype(np.uint8) * np.uint8(masks.SPECIAL)
+        reasons |= cut.reasons
         reasons[:, : self.data.mask.first_positions] |= np.uint8(masks.FIRST)
-        return Group(part, first, cut.tokens, cut.document, cut.position, reasons, state)
+        return reasons
 
 
 class _Run:
@@ -127,47 +140,61 @@ class _Run:
         self._data = data
         self._drawn = state.drawn
         self._sources = list(state.sources)
+        self._reasons = {part: dict(state.reasons[part]) for part in PARTS}
         self._last_round: list[int | None] = [None] * len(self._sources)
         self.buffers = {p: Buffer(wanted[p], state.blocks[p], data.context) for p in PARTS}
         waiting = [(part, piece) for part in PARTS for piece in state.waiting[part]]
-        found: dict[tuple[int, int], NDArray[np.int32]] = {}
+        found: dict[tuple[int, int], Tokens] = {}
         self._feeds: list[Feed] = []
         for number, source in enumerate(self._sources):
             indices = {piece.item for _, piece in waiting if piece.source == number}
             feed = Feed(data, number, encoder, self._wants, min(indices, default=source.next))
-            found |= {(number, i): ids for i, ids in feed.recall(source.next, indices)}
+            found |= {(number, i): made for i, made in feed.recall(source.next, indices)}
             self._feeds.append(feed)
         for part, piece in waiting:
-            ids = found[piece.source, piece.item][piece.position :][: piece.length]
-            if len(ids) != piece.length:
+            made = found[piece.source, piece.item]
+            if len(made.ids) < piece.position + piece.length:
                 raise self._feeds[piece.source].changed()
-            self.buffers[part].add(piece, ids)
+            self.buffers[part].add(piece, made)
 
     def state(self) -> PackState:
         return PackState(
             drawn=self._drawn,
             sources=tuple(self._sources),
             blocks={part: self.buffers[part].given for part in PARTS},
+            reasons={part: dict(self._reasons[part]) for part in PARTS},
             waiting={part: self.buffers[part].waiting for part in PARTS},
         )
+
+    def count(self, part: Part, source: NDArray[np.int32], reasons: NDArray[np.uint8]) -> None:
+        """Note what is given out: of each token its source and its reasons, both [n, C]."""
+        for name, bit in masks.PACKED.items():
+            self._reasons[part][name] += int(np.count_nonzero(reasons & np.uint8(bit)))
+        counted = np.bincount(source[reasons == 0], minlength=len(self._sources))
+        for number, more in enumerate(counted.tolist()):
+            before = self._sources[number]
+            self._sources[number] = before.model_copy(
+                update={"counted": _more(before.counted, part, more)}
+            )
 
     def draw(self) -> None:
         """Accept or pass over one document, of the source that is furthest behind."""
         pairs = zip(self._sources, self._data.sources, strict=True)
-        given = [state.tokens / source.weight for state, source in pairs]
+        given = [sum(state.tokens.values()) / source.weight for state, source in pairs]
         number = given.index(min(given))
         document = self._feeds[number].take()
         if document is None or self._is_spent(number, document):
             raise self._dry(number)
-        now = {"next": document.index + 1}
-        buffer = self.buffers[document.part]
-        ids = document.ids[: buffer.room]
-        if len(ids) and self._wants(document.part, document.round):
-            buffer.add(Piece(number, document.index, self._drawn, 0, len(ids)), ids)
-            now["documents"] = self._sources[number].documents + 1
-            now["tokens"] = self._sources[number].tokens + len(ids)
+        before, part = self._sources[number], document.part
+        now: dict[str, Any] = {"next": document.index + 1}
+        buffer = self.buffers[part]
+        length = min(len(document.tokens.ids), buffer.room)
+        if length and self._wants(part, document.round):
+            buffer.add(Piece(number, document.index, self._drawn, 0, length), document.tokens)
+            now["documents"] = _more(before.documents, part, 1)
+            now["tokens"] = _more(before.tokens, part, length)
             self._last_round[number] = document.round
-        self._sources[number] = self._sources[number].model_copy(update=now)
+        self._sources[number] = before.model_copy(update=now)
         self._drawn += 1
 
     def _wants(self, part: Part, round_: int) -> bool:
@@ -186,10 +213,15 @@ class _Run:
         for part, field in zip(PARTS, ("data.tokens", "data.heldout_tokens"), strict=True):
             need = self.buffers[part].wanted * self._data.context
             told.append(f"{need - self.buffers[part].room:,} of {need:,} {part} tokens ({field})")
+        used = sum(self._sources[number].tokens.values())
         repeats = self._data.sources[number].repeat
         return DataError(
-            f"source {self._feeds[number].name} ran dry after {self._sources[number].tokens:,} "
+            f"source {self._feeds[number].name} ran dry after {used:,} "
             f"tokens: {' and '.join(told)} are filled",
             hint="lower the amount that is not filled, or give that source more documents"
             + ("; held-out documents are never repeated." if repeats else ", or `repeat: true`."),
         )
+
+
+def _more(counts: dict[Part, int], part: Part, n: int) -> dict[Part, int]:
+    return {**counts, part: counts[part] + n}

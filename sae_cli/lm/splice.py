@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sae_cli.lm.compiled import never_compiled
+from sae_cli.lm.device import input_device
 from sae_cli.lm.sites import Tap, find_tap
 from sae_cli.lm.tensors import get_input, get_output, set_input, set_output
 
@@ -34,7 +36,7 @@ def forward_logits(
     with torch.inference_mode(), ExitStack() as stack:
         if tap is not None and edit is not None:
             stack.enter_context(editing(model, tap, edit))
-        logits: Tensor = model(input_ids=blocks.to(model.device), use_cache=False).logits
+        logits: Tensor = model(input_ids=blocks.to(input_device(model)), use_cache=False).logits
     return logits.float()
 
 
@@ -59,7 +61,8 @@ def editing(model: PreTrainedModel, tap: Tap, edit: Edit) -> Iterator[None]:
             def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
                 return set_input(args, kwargs, _applied(edit, get_input(args, kwargs)))
 
-            handle = tap.module.register_forward_pre_hook(before, with_kwargs=True)
+            hook = never_compiled(before, tap.module)
+            handle = tap.module.register_forward_pre_hook(hook, with_kwargs=True)
             hooks.callback(handle.remove)
         else:
 

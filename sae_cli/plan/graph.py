@@ -116,7 +116,8 @@ def build(sweep: Sweep) -> Graph:
         return made.setdefault((kind, key), Stage(kind, slug(name), key, work, deps, facts))
 
     def tokens(model: ModelSpec, facts: ModelFacts | None) -> Stage:
-        reader = model.model_copy(update={"dtype": "float32", "attn_implementation": "sdpa"})
+        plain = {"dtype": "float32", "attn_implementation": "sdpa", "compile": False}
+        reader = model.model_copy(update={**plain, "device_map": None})
         name = f"{model_slug(model)}.c{spec.data.context}.{amount(spec.data.tokens)}"
         packed = spec.data.model_copy(update={"mask": MaskSpec(first_positions=first)})
         return stage("tokens", name, TokensWork(model=reader, data=packed), {}, facts)

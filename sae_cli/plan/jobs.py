@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from sae_cli.plan.graph import Stage
 from sae_cli.spec.base import identity
 from sae_cli.spec.presets import ModelFacts
-from sae_cli.spec.stages import BYTES
 from sae_cli.spec.work import CacheWork, EvalWork, TokensWork, TrainWork
 from sae_cli.store.key import canonical
 
@@ -60,7 +59,7 @@ def disk_bytes(stage: Stage) -> int | None:
             return None
         d_in, rows = stage.facts.d_in(work.site), _rows(source)
         chunk = work.cache.chunk_rows(d_in, source.data.context, rows)
-        return -(-rows // chunk) * chunk * (d_in * BYTES[work.cache.dtype] + 1)  # whole chunks
+        return -(-rows // chunk) * chunk * work.cache.row_bytes(d_in)  # whole chunks
     if isinstance(work, TrainWork):
         capture = stage.deps["cache"].work
         assert isinstance(capture, CacheWork) and work.train.width is not None

@@ -9,8 +9,8 @@ import importlib
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,12 +19,13 @@ from sae_cli.errors import Blocked, Interrupted, SaectlError, StoreError
 from sae_cli.plan.graph import Stage
 from sae_cli.plan.jobs import Job
 from sae_cli.plan.place import folder, record_of
-from sae_cli.stages.task import Dep, Report, Task
+from sae_cli.stages.task import SHARED, Dep, Report, Task
 from sae_cli.store.atomic import sync_folder
 from sae_cli.store.claim import Claim, claim
 from sae_cli.store.layout import StageDir, Workspace
 from sae_cli.store.ledger import (
-    finish_eviction,
+    begin_again,
+    delete_remote,
     is_done,
     open_stage,
     record_done,
@@ -32,6 +33,8 @@ from sae_cli.store.ledger import (
     verify_done,
 )
 
+OPENING = "opening"
+"""The part of a shared stage that is held while its records are begun."""
 Ending = Literal["done", "skipped", "failed", "blocked", "busy"]
 
 
@@ -59,6 +62,8 @@ class Context:
     verbose: bool = False
     verified: set[str] = field(default_factory=set)
     """Names of stages whose results were hashed in this run, and are what their record says."""
+    room: Callable[[Sequence[Stage]], str | None] = lambda _: None
+    """Why there is no room for what these stages write (a quota), or None."""
 
 
 def run_job(job: Job, context: Context) -> list[Result]:
@@ -76,30 +81,41 @@ def run_job(job: Job, context: Context) -> list[Result]:
             if not forced and is_done(place):
                 results.append(Result(stage, "skipped", place.path))
                 continue
+            shared = stage.kind in SHARED
+            mine = _Held(stage, place)
             try:
-                mine = claims.enter_context(claim(place))
+                with ExitStack() as opening:
+                    scope = opening if shared else claims
+                    # Whoever shares a stage opens it one at a time, beside those who work on it.
+                    part = OPENING if shared and not forced else None
+                    mine.claims.append(scope.enter_context(claim(place, part)))
+                    if not forced and is_done(place):
+                        results.append(Result(stage, "skipped", place.path))
+                        continue
+                    if forced:
+                        _clear(place)
+                        context.force.discard(stage.name)
+                    begin_again(place)
+                    open_stage(place, record_of(stage))
+                    held.append(mine)
             except Blocked as e:
                 results.append(Result(stage, "busy", place.path, str(e)))
                 continue
-            if not forced and is_done(place):
-                results.append(Result(stage, "skipped", place.path))
-                continue
-            if forced:
-                _clear(place)
-                context.force.discard(stage.name)
-            finish_eviction(place)
-            open_stage(place, record_of(stage))
-            held.append(_Held(stage, mine))
-        left = _attempt(held, context) if held else []
+            if shared:
+                mine.claims.clear()
+        refusal = context.room([each.stage for each in held]) if held else None
+        for each in held:
+            each.cause = refusal or ""
+        left = _attempt(held, context) if refusal is None and held else []
         for each in left if len(held) > 1 else []:
             context.report.note(f"{each.stage.name}: trying it alone")
             _attempt([each], context)
         for each in held:
             if each.result is None:
                 with suppress(StoreError, Blocked):  # the disk that failed it may refuse this too
-                    record_failed(each.claim, each.cause)
+                    _fail(each)
                 each.result = Result(
-                    each.stage, "failed", each.claim.stage.path, each.cause, each.seconds
+                    each.stage, "failed", each.place.path, each.cause, each.seconds
                 )
             results.append(each.result)
     return results
@@ -107,7 +123,7 @@ def run_job(job: Job, context: Context) -> list[Result]:
 
 def tidy(place: StageDir) -> None:
     """Remove what a process left in a done stage when it was killed right after finishing it."""
-    if not (place.claim.exists() or place.work.exists()) or not is_done(place):
+    if not (place.claims or place.work.exists()) or not is_done(place):
         return
     try:
         with claim(place):
@@ -118,10 +134,12 @@ def tidy(place: StageDir) -> None:
 
 @dataclass
 class _Held:
-    """A stage that this process has claimed, and what came of it."""
+    """A stage that this process works on, and what came of it."""
 
     stage: Stage
-    claim: Claim
+    place: StageDir
+    claims: list[Claim] = field(default_factory=list)
+    """Of the whole stage; of a shared one, of the parts under way."""
     result: Result | None = None
     cause: str = ""
     seconds: float = 0.0
@@ -141,7 +159,7 @@ def _attempt(held: Sequence[_Held], context: Context) -> list[_Held]:
         cause = str(e) if isinstance(e, SaectlError) else f"{type(e).__name__}: {e}"
         text = traceback.format_exc()
         for each in held:
-            _append(each.claim.stage.log, text)
+            _append(each.place.log, text)
         if context.verbose:
             context.report.note(text)
     left = [each for each in held if each.result is None]
@@ -159,15 +177,37 @@ def _verify_inputs(held: Sequence[_Held], context: Context) -> None:
             context.verified.add(dep.name)
 
 
+def _fail(each: _Held) -> None:
+    if each.claims:
+        record_failed(each.claims[0], each.cause)
+        return
+    with claim(each.place) as whole:  # while others work on the rest, it has not failed
+        record_failed(whole, each.cause)
+
+
 def _task(each: _Held, held: Sequence[_Held], context: Context, started: float) -> Task:
-    stage, place = each.stage, each.claim.stage
+    stage, place = each.stage, each.place
 
     def finish(files: Sequence[str], summary: Mapping[str, Any]) -> None:
         seconds = time.monotonic() - started
-        record_done(each.claim, [place.path / f for f in files], summary, seconds)
-        each.claim.forget_progress()
+        (whole,) = each.claims
+        record_done(whole, [place.path / f for f in files], summary, seconds)
+        whole.forget_progress()
         shutil.rmtree(place.work, ignore_errors=True)
         each.result = Result(stage, "done", place.path, seconds=seconds)
+
+    @contextmanager
+    def hold(part: str | None) -> Iterator[None]:
+        assert stage.kind in SHARED
+        with claim(place, part) as mine:
+            each.claims.append(mine)
+            try:
+                yield
+            finally:
+                each.claims.remove(mine)
+
+    def wait(why: str) -> None:
+        each.result = Result(stage, "busy", place.path, why)
 
     return Task(
         name=stage.name,
@@ -176,10 +216,13 @@ def _task(each: _Held, held: Sequence[_Held], context: Context, started: float) 
         work=stage.work,
         out=place.path,
         deps={role: _dep(d, context.workspace) for role, d in stage.deps.items()},
-        report=_Logged(context.report, [h.claim for h in held]),
+        report=_Logged(context.report, held),
         device=context.device,
         stop=context.stop,
         finish=finish,
+        part=hold,
+        whole=lambda: hold(None),
+        wait=wait,
     )
 
 
@@ -189,11 +232,14 @@ def _dep(stage: Stage, workspace: Workspace) -> Dep:
 
 def _clear(place: StageDir) -> None:
     """Empty a stage's folder: first that it is done, then the log of its chunks, then the rest."""
-    for index in (place.done, place.commits):
-        index.unlink(missing_ok=True)
-        sync_folder(place.path)
+    place.done.unlink(missing_ok=True)
+    sync_folder(place.path)
+    delete_remote(place)
+    shutil.rmtree(place.part_commits, ignore_errors=True)
+    place.commits.unlink(missing_ok=True)
+    sync_folder(place.path)
     for entry in place.path.iterdir():
-        if entry in (place.claim, place.claim_lock):
+        if entry == place.claim_lock or entry in place.claims:
             continue
         if entry.is_dir():
             shutil.rmtree(entry)
@@ -209,8 +255,8 @@ def _append(log: Path, text: str) -> None:
 class _Logged:
     """A job's report: shown to the user, kept in each stage's log.txt, and told to `status`."""
 
-    def __init__(self, shown: Report, claims: Sequence[Claim]) -> None:
-        self._shown, self._claims, self._total = shown, claims, 0
+    def __init__(self, shown: Report, held: Sequence[_Held]) -> None:
+        self._shown, self._held, self._total = shown, held, 0
 
     def begin(self, label: str, total: int, done: int, unit: str) -> None:
         self._total = total
@@ -218,8 +264,9 @@ class _Logged:
         self._shown.begin(label, total, done, unit)
 
     def at(self, done: int, numbers: Mapping[str, float] | None = None) -> None:
-        for mine in self._claims:
-            mine.progress(done, self._total)
+        for each in self._held:
+            for mine in each.claims:
+                mine.progress(done, self._total)
         self._shown.at(done, numbers)
 
     def note(self, text: str) -> None:
@@ -227,5 +274,5 @@ class _Logged:
         self._shown.note(text)
 
     def _log(self, text: str) -> None:
-        for mine in self._claims:
-            _append(mine.stage.log, text)
+        for each in self._held:
+            _append(each.place.log, text)

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sae_cli.spec.base import Execution, Frozen
+from sae_cli.spec.base import Execution, Frozen, Later, Shape
 
 Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "attn_z", "mlp_in", "mlp_out"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+StoredDtype = Literal["float32", "bfloat16", "float16", "int8"]
+BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+INT8_BLOCK = 64
+"""Dimensions that share a scale in int8."""
+SHARD_ROWS = 32_768
+"""Most rows of a shard."""
+Role = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -49,12 +55,24 @@ class ModelSpec(Frozen):
     """Number format of the forward pass."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """The attention kernel that transformers is asked for."""
+    compile: Annotated[bool, Later()] = False
+    """Run the layers through torch.compile. It needs a C++ compiler, takes a while to start, and
+    moves last bits, so it enters the key."""
+    device_map: Annotated[Literal["auto"] | None, Execution()] = None
+    """`auto` spreads a model that is larger than one GPU over all of them, then over memory and
+    disk (needs the package accelerate). null puts all of it on one device."""
     trust_remote_code: bool = False
     """Run Python code that comes with a model repository. Off unless you say so."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSpec:
         _exactly_one(self, "hf", "path", "builtin")
+        if self.compile and self.device_map is not None:
+            raise PydanticCustomError(
+                "compile_spread",
+                "compile and device_map can't be combined: a spread layer is no one program",
+                {"field": "compile"},
+            )
         return self
 
 
@@ -117,11 +135,21 @@ class DataSpec(Frozen):
     """Tokens in one block."""
     chat_template: bool = False
     """Wrap plain documents in the model's chat template, as one user turn each."""
+    train_on: Annotated[tuple[Role, ...] | None, Later(), Field(min_length=1)] = None
+    """Chat roles whose messages count, for example `[assistant, user]`; the template's text around
+    messages then never counts. null counts all. Plain text that is not wrapped has no roles and
+    always counts. Other tokens stay in the context; they are only masked."""
     seed: Count = 0
     """Seed of the train/held-out split. A built-in source gives its stream number seed + 1: the
     embedded model was trained on stream 0."""
     mask: MaskSpec = MaskSpec()
     """Which tokens do not count."""
+
+    @field_validator("train_on")
+    @classmethod
+    def _roles_in_one_order(cls, roles: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """Their order changes nothing, so it must not change the key."""
+        return None if roles is None else tuple(sorted(set(roles)))
 
     @model_validator(mode="after")
     def _mask_leaves_something(self) -> DataSpec:
@@ -134,20 +162,58 @@ class DataSpec(Frozen):
         return self
 
 
+Bucket = Annotated[
+    str, Shape(r"(s3|gs|az)://[^/].*", "a bucket and prefix: s3://..., gs://... or az://...")
+]
+
+
 class CacheSpec(Frozen):
     """Capture: how activations are computed and stored."""
 
-    dtype: Dtype = "bfloat16"
-    """Number format on disk."""
+    dtype: StoredDtype = "bfloat16"
+    """Number format on disk. `int8` has a bfloat16 scale for each 64 dimensions: about half the
+    bytes of bfloat16, for a loss of variance that is measured and recorded."""
     batch_tokens: PositiveInt = 8192
     """Tokens in one forward pass. It moves the last bits of a product, so it enters the key."""
     chunk_bytes: PositiveInt = 4 * 2**20
-    """Largest size of a chunk file, rounded down to whole contexts (one at least)."""
+    """Largest size of a chunk, the unit of reading, rounded down to a power of two contexts (one
+    at least)."""
+    shard_bytes: PositiveInt = 128 * 2**20
+    """Largest size of a shard file, the unit of writing: a kill loses the shards under way. 32,768
+    tokens at most."""
+    part_tokens: Annotated[PositiveInt, Execution()] = 2**20
+    """Tokens in a part, which one process captures alone. Start the same command on more machines
+    or GPUs, and they share the parts; the bytes are the same."""
+    store: Annotated[Bucket | None, Execution()] = None
+    """Where activations go: `s3://bucket/prefix` (also gs, az); left out, into the workspace.
+    Credentials come from the environment."""
+
+    def row_bytes(self, d_in: int) -> int:
+        """Bytes of one stored row, with its byte of the mask."""
+        if self.dtype == "int8":
+            return d_in + 2 * -(-d_in // INT8_BLOCK) + 1
+        return d_in * BYTES[self.dtype] + 1
 
     def chunk_rows(self, d_in: int, context: int, rows: int) -> int:
-        """Rows in a chunk of an array `[rows, d_in]`."""
-        wanted = self.chunk_bytes // (d_in * BYTES[self.dtype])
-        return min(max(1, wanted // context) * context, rows)
+        """Rows in a chunk of an array `[rows, d_in]`: a power of two contexts."""
+        return _grown(context, self.chunk_bytes // self.row_bytes(d_in), rows)
+
+    def shard_rows(self, d_in: int, context: int, rows: int) -> int:
+        """Rows in a shard of that array: a power of two chunks."""
+        most = min(self.shard_bytes // self.row_bytes(d_in), SHARD_ROWS)
+        return _grown(self.chunk_rows(d_in, context, rows), most, rows)
+
+    def part_rows(self, d_in: int, context: int, rows: int) -> int:
+        """Rows in a part of that array: a power of two shards."""
+        return _grown(self.shard_rows(d_in, context, rows), self.part_tokens, rows)
+
+
+def _grown(unit: int, limit: int, enough: int) -> int:
+    """`unit` doubled while it stays within `limit` and does not reach `enough`."""
+    size = unit
+    while 2 * size <= limit and size < enough:
+        size *= 2
+    return size
 
 
 class TrainBase(Frozen):

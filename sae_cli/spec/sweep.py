@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
+
+from pydantic import BeforeValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from sae_cli.spec.base import Execution, Frozen, Shape
 from sae_cli.spec.fragment import MatrixSpec, TrainFragment
@@ -14,6 +18,44 @@ from sae_cli.spec.stages import (
     ReleaseSpec,
     WandbSpec,
 )
+
+_SIZE = r"(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?))?b?"
+_POWERS = "kmgtp"
+
+
+def bytes_of(value: Any) -> int:
+    """Bytes meant by `500 GB`, `1.5TB`, `200 GiB` (powers of 1024) or a whole number.
+
+    Raises the error that pydantic collects.
+    """
+    text = str(value).strip()
+    match = re.fullmatch(_SIZE, text, re.IGNORECASE) if isinstance(value, (int, str)) else None
+    if match is None:
+        raise PydanticCustomError(
+            "size",
+            "'{text}' is not a size: write 500 GB, 2TB, or a number of bytes",
+            {"text": text},
+        )
+    power = 1 + _POWERS.index(match[2].lower()) if match[2] else 0
+    base: int = 1024 if match[3] else 1000
+    found = round(float(match[1]) * float(base**power))
+    if found < 1:
+        raise PydanticCustomError("size", "'{text}' leaves no room at all", {"text": text})
+    return found
+
+
+Size = Annotated[
+    int,
+    BeforeValidator(bytes_of),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*([kKmMgGtTpP][iI]?)?[bB]?\s*$"},
+            ]
+        }
+    ),
+]
 
 
 class SweepSpec(Frozen):
@@ -48,6 +90,9 @@ class SweepSpec(Frozen):
         str, Execution(), Shape(r"auto|cpu|cuda(:\d+)?", "one of auto, cpu, mps, cuda, cuda:N")
     ] = "auto"
     """auto, cpu, cuda or cuda:N."""
+    quota: Annotated[Size | None, Execution()] = None
+    """Most that the sweep's stages may take on the disk of the workspace: `500 GB`, `2TB`, or a
+    number of bytes. A stage that would not fit is not begun."""
     wandb: Annotated[WandbSpec | None, Execution()] = None
     """Weights & Biases logging of training; left out, wandb is never imported."""
 

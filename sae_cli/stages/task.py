@@ -8,12 +8,16 @@ folders of its dependencies, writes its own, and calls `task.finish` when its da
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from sae_cli.errors import Interrupted
-from sae_cli.spec.work import Work
+from sae_cli.spec.work import Kind, Work
+
+SHARED: frozenset[Kind] = frozenset({"cache"})
+"""Kinds whose stages several processes may work on at once, each on parts of its own."""
 
 
 class Report(Protocol):
@@ -55,6 +59,14 @@ class Task:
     """True once SIGINT or SIGTERM arrived: finish the step, commit, raise `Interrupted`."""
     finish: Callable[[Sequence[str], Mapping[str, Any]], None]
     """`finish(files, summary)`: the stage is complete; `files` relative to `out` are the result."""
+    part: Callable[[str], AbstractContextManager[object]]
+    """`with part(name)`: hold a part of a stage that several processes share (`SHARED`). Raises
+    Blocked when another process does."""
+    whole: Callable[[], AbstractContextManager[object]]
+    """`with whole()`: hold all of a shared stage, to finish it. Raises Blocked while another
+    process holds any part."""
+    wait: Callable[[str], None]
+    """`wait(why)`: what is left of the stage is another process's; look again later."""
 
     @property
     def scratch(self) -> Path:

@@ -1,25 +1,35 @@
 """Text to token blocks: packed once per tokenizer, shared by every site of the model.
 
-Training and held-out documents part here and never meet again. A killed run goes on behind the
+Training and held-out documents part here and never meet again: before the stage is done, the
+finished blocks are read again to show it. The record says how much each source gave to each part,
+and how many tokens do not count, and why. A killed run goes on behind the
 last committed chunk: the packer's state travels with every commit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from sae_cli.errors import DataError
 from sae_cli.lm.load import load_tokenizer
 from sae_cli.lm.pack import Packer, PackState
 from sae_cli.lm.sources import source_name
+from sae_cli.lm.split import check_split
+from sae_cli.spec.stages import DataSpec
 from sae_cli.spec.work import TokensWork
 from sae_cli.stages.task import Task
-from sae_cli.store.blocks import BlockWriter
+from sae_cli.store.blocks import BlockReader, BlockWriter
 
 CHUNK_TOKENS = 2**18
 
 
 def run(tasks: Sequence[Task]) -> None:
-    """Pack the text of each task. Raises DataError when a source can't be read or runs dry."""
+    """Pack the text of each task.
+
+    Raises DataError: a source can't be read, runs dry, or has no token that counts, or a held-out
+    document is found in the training blocks.
+    """
     for task in tasks:
         _pack(task)
 
@@ -55,9 +65,34 @@ def _pack(task: Task) -> None:
         summary = writer.finish()
         records = writer.records()
     assert state is not None
-    summary["sources"] = [
-        {"name": source_name(source), "documents": part.documents, "tokens": part.tokens}
-        for source, part in zip(data.sources, state.sources, strict=True)
-    ]
+    _require_counted(data, state)
+    check_split(BlockReader(task.out))
+    summary["sources"] = _sources(data, state)
+    summary["reasons"] = state.reasons
     summary["tokens"] = {part: n * data.context for part, n in wanted.items()}
     task.finish([str(p.relative_to(task.out)) for p in records], summary)
+
+
+def _sources(data: DataSpec, state: PackState) -> list[dict[str, Any]]:
+    """What each source gave: documents, tokens, and tokens that count, of each part."""
+    return [
+        {
+            "name": source_name(source),
+            "documents": given.documents,
+            "tokens": given.tokens,
+            "counted": given.counted,
+        }
+        for source, given in zip(data.sources, state.sources, strict=True)
+    ]
+
+
+def _require_counted(data: DataSpec, state: PackState) -> None:
+    """Raise DataError if a source gave tokens of which none counts for `data.train_on`."""
+    for source, given in zip(data.sources, state.sources, strict=True):
+        if data.train_on and sum(given.tokens.values()) and not sum(given.counted.values()):
+            raise DataError(
+                f"not one of the {sum(given.tokens.values()):,} tokens of source "
+                f"{source_name(source)} counts: none of its messages is by "
+                f"{' or '.join(data.train_on)}",
+                hint="name roles that this source has in data.train_on, or leave the source out.",
+            )

@@ -59,7 +59,9 @@ def _train(task: Task) -> None:
     _resume(trainer, task.scratch / STATE)
     task.report.begin(task.slug, steps, trainer.steps, "steps")
     with (
-        ShuffledReader(reader, spec.shuffle_tokens, spec.seed, device=device) as data,
+        ShuffledReader(
+            reader, spec.shuffle_tokens, spec.seed, device=device, end=steps * spec.batch_size
+        ) as data,
         Curve(StageDir(task.out).metrics, trainer.steps) as curve,
         tracker(work.wandb, task.key, task.slug, spec.model_dump(), task.out) as watch,
     ):

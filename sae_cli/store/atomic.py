@@ -62,7 +62,7 @@ def write_temp(
     try:
         with temp.open("xb", buffering=0) as file:
             for start in range(0, len(view), PIECE):
-                _write_all(file.fileno(), view[start : start + PIECE])
+                write_all(file.fileno(), view[start : start + PIECE])
                 if on_piece is not None:
                     on_piece()
             if durable:
@@ -144,13 +144,14 @@ def append_all(handle: int, data: bytes) -> None:
     """Write all of `data` at the end of an open file and sync it; on failure, as if never begun."""
     before = os.fstat(handle).st_size
     try:
-        _write_all(handle, memoryview(data))
+        write_all(handle, memoryview(data))
         getattr(os, "fdatasync", os.fsync)(handle)  # macOS has no fdatasync
     except OSError:
         os.ftruncate(handle, before)
         raise
 
 
-def _write_all(handle: int, view: memoryview) -> None:
+def write_all(handle: int, view: memoryview) -> None:
+    """Write all of `view` to an open file: the system may take less at a time."""
     while view:
         view = view[os.write(handle, view) :]

@@ -1,8 +1,9 @@
 """Token blocks on disk: what the model reads, where each token came from, and whether it counts.
 
-One table per split, each with `tokens` int32, `document` int64 and `position` int32 (within the
-document or context, as the packer says) and `reasons` uint8 (0 counts), all [n_blocks, context].
-Both splits share one log, so its latest line holds the packer's state for both.
+One table per split (`train.zarr`, `heldout.zarr`), each with `tokens` int32, `document` int64 and
+`position` int32 (within the document or context, as the packer says) and `reasons` uint8 (0
+counts), all [n_blocks, context]. Both splits share one log, so its latest line holds the packer's
+state for both.
 
 Held-out documents are another table, not a slice: nothing here can hand one out as training.
 """
@@ -17,10 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_cli.errors import StoreError
-from sae_cli.store.chunks import METADATA, Array, Column, OnPoint, Table, TableWriter
-from sae_cli.store.layout import StageDir
+from sae_cli.store.chunks import METADATA, Array, Column, Table, encoded
+from sae_cli.store.files import LocalFiles
+from sae_cli.store.journal import JOINED, read_entries
 from sae_cli.store.tables import TableReader
+from sae_cli.store.writer import OnPoint, TableWriter, tidy_metadata
 
+LOG = "commits"
 _DTYPES = {"tokens": "<i4", "document": "<i8", "position": "<i4", "reasons": "|u1"}
 
 
@@ -40,24 +44,37 @@ class BlockWriter:
         on_point: OnPoint | None = None,
     ) -> None:
         assert context > 0 and chunk_blocks > 0
-        columns = tuple(Column(name, dtype, (context,)) for name, dtype in _DTYPES.items())
+        columns = tuple(
+            Column(name, dtype, (context,), ("place",)) for name, dtype in _DTYPES.items()
+        )
+        sizes = {split: min(chunk_blocks, max(n, 1)) for split, n in blocks.items()}
         tables = [
-            Table(split, n, min(chunk_blocks, max(n, 1)), columns) for split, n in blocks.items()
+            Table(split, n, sizes[split], sizes[split], columns) for split, n in blocks.items()
         ]
-        self._files = StageDir(dir)
-        self._tables = TableWriter(dir, tables, self._files.commits, on_point)
+        self._dir = dir
+        files = LocalFiles(dir)
+        self._tables = TableWriter(files, tables, files.log(LOG), (), on_point)
+        try:
+            for table in tables:
+                files.put(f"{table.folder}/{METADATA}", encoded(table.group({})))
+                self._tables.tidy(table.name, range(table.n_shards))
+                tidy_metadata(files, table)
+        except StoreError:
+            self.close()
+            raise
 
     def last_state(self) -> Any:
         """The `state` given with the latest commit of any split, or None."""
-        return self._tables.last_state
+        last = self._tables.last_entry
+        return None if last is None else last["state"]
 
     def next_chunk(self, split: str) -> int:
         """The first chunk of `split` that is not committed; `n_chunks(split)` when all are."""
-        return self._tables.committed[split]
+        return len(self._tables.committed[split])
 
     def n_chunks(self, split: str) -> int:
         """Chunks in the finished split."""
-        return self._tables.tables[split].n_chunks
+        return self._tables.tables[split].n_shards
 
     def rows_in(self, split: str, k: int) -> int:
         """Blocks that chunk `k` must bring: `chunk_blocks`, fewer in the last."""
@@ -87,21 +104,25 @@ class BlockWriter:
             "position": position,
             "reasons": reasons,
         }
-        self._tables.write(split, self.next_chunk(split), values, len(tokens), state)
+        self._tables.write(split, self.next_chunk(split), values, {"state": state})
 
     def finish(self) -> dict[str, Any]:
         """Blocks per split. Raises StoreError when chunks are missing."""
-        self._tables.require_complete()
+        for split, table in self._tables.tables.items():
+            if not self.complete(split):
+                raise StoreError(
+                    f"{self._dir / table.folder} holds {self.next_chunk(split)} of "
+                    f"{table.n_shards} chunks: incomplete"
+                )
         return {"blocks": {name: table.rows for name, table in self._tables.tables.items()}}
 
     def records(self) -> list[Path]:
         """The small files whose digests cover all blocks (the log names every chunk's)."""
-        arrays = [
-            self._files.path / table.array(column) / METADATA
-            for table in self._tables.tables.values()
-            for column in table.columns
-        ]
-        return [*arrays, self._files.commits]
+        names = [JOINED]
+        for table in self._tables.tables.values():
+            names.append(f"{table.folder}/{METADATA}")
+            names += [f"{table.array(column)}/{METADATA}" for column in table.columns]
+        return [self._dir / name for name in names]
 
     def close(self) -> None:
         """Let another writer in. Closing twice is harmless."""
@@ -118,12 +139,13 @@ class BlockReader:
     """Reads the committed blocks of every split. Raises StoreError when there are none."""
 
     def __init__(self, dir: Path) -> None:
-        files = StageDir(dir)
-        found = sorted(path.parent.name for path in dir.glob("*/tokens.zarr"))
+        files = LocalFiles(dir)
+        found = sorted(path.parent.name.removesuffix(".zarr") for path in dir.glob("*.zarr/tokens"))
         if not found:
             raise StoreError(f"there are no token blocks in {dir}")
+        entries = read_entries(files)
         self._splits = {
-            split: TableReader(dir, files.commits, tuple(_DTYPES), split) for split in found
+            split: TableReader(files, entries, split, tuple(_DTYPES)) for split in found
         }
         self.context: int = self._splits[found[0]].column("tokens").row_shape[0]
         """Tokens in a block."""
@@ -157,9 +179,10 @@ class BlockReader:
         """Why each token does not count (0: it does), uint8 [stop - start, context]."""
         return self._of(split).rows("reasons", start, stop)
 
-    def verify(self) -> int:
-        """Hash all chunks again; returns the bytes read. Raises StoreError naming the damage."""
-        return sum(reader.verify() for reader in self._splits.values())
+    @property
+    def tables(self) -> list[TableReader]:
+        """Every split's table."""
+        return list(self._splits.values())
 
     def _of(self, split: str) -> TableReader:
         if split not in self._splits:

@@ -1,269 +1,245 @@
-"""Tables of raw zarr v3 arrays, written chunk by chunk under one commit log.
+"""What a table looks like on disk: a zarr v3 group of raw arrays that share their rows.
 
-A table is a set of columns (arrays) that share their rows and their chunk bounds, say activations
-and the mask beside them. Its final shape is fixed by the plan before the first chunk. Chunks are
-neither compressed nor sharded, so a chunk's file holds nothing but the array's bytes: any zarr
-reader sees an ordinary array, and ours maps the file into memory.
+    <name>.zarr/zarr.json              the group, with its arrays' metadata consolidated
+    <name>.zarr/<column>/zarr.json     an array (a column)
+    <name>.zarr/<column>/c.7.0         its shard 7: rows back to back, then zarr's index
 
-One writer at a time, whole chunks, in order. To commit chunk k: every column's bytes to temporary
-files, sync, rename, sync the folders, then one line in the log. Killed anywhere, the next writer
-goes on at the first chunk without a line. Rows are a pure function of the plan, so it writes the
-same bytes. What the log does not name does not exist; what it names and is not there is damage.
+A *chunk* is what is read at once, a *shard* is what is committed at once: one file per column.
+The rows of a shard lie in its file one after another, uncompressed, so a chunk is a plain range
+of bytes: we map it, and any zarr reader finds it through the index at the end of the file. Where
+shard and chunk are one size there is no index. A column may also hold one row per shard.
+
+This module knows names, sizes and bytes; it reads and writes nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_cli.errors import StoreError
-from sae_cli.store.atomic import explained, read_json, sweep, sync_folder, write_bytes, write_temp
-from sae_cli.store.commits import CommitLog, Entry
-
 Array = NDArray[Any]
-OnPoint = Callable[[str], None]
 METADATA = "zarr.json"
+ABSENT = 2**64 - 1
+"""What the index says of a chunk that a short last shard does not have."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One array of a table: its name, numpy dtype (little-endian), shape of a row, attributes."""
+    """One array of a table."""
 
     name: str
     dtype: str
+    """numpy's name of what lies on disk, little-endian."""
     row_shape: tuple[int, ...] = ()
+    dims: tuple[str, ...] = ()
+    """Names of the dimensions of a row."""
+    codecs: tuple[Mapping[str, Any], ...] = ()
+    """zarr's array-to-array codecs that lead from the numbers to what lies on disk."""
+    data_type: str | None = None
+    """zarr's name of the numbers; None where they are what lies on disk."""
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    per_shard: bool = False
+    """One row per shard instead of one per row."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row on disk."""
+        size: int = np.dtype(self.dtype).itemsize
+        for n in self.row_shape:
+            size *= n
+        return size
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where some rows are: a file (relative), and a range of its bytes."""
+
+    file: str
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of `rows` rows in chunks of `chunk_rows`. The name is a subfolder, '' for none."""
+    """Columns of `rows` rows, read in chunks of `chunk_rows`, committed in shards."""
 
     name: str
     rows: int
     chunk_rows: int
+    shard_rows: int
     columns: tuple[Column, ...]
+
+    def __post_init__(self) -> None:
+        assert min(self.rows, self.chunk_rows) > 0 or self.rows == 0
+        assert self.shard_rows % self.chunk_rows == 0
 
     @property
     def n_chunks(self) -> int:
         """Chunks in the finished table; the last may hold fewer rows."""
         return -(-self.rows // self.chunk_rows)
 
-    def rows_in(self, k: int) -> int:
-        """Rows of chunk `k` that are data; the rest of its file is zeros."""
-        return min(self.chunk_rows, self.rows - k * self.chunk_rows)
-
-    def file(self, column: Column, k: int) -> str:
-        """Chunk `k`'s file, relative to the folder of the log."""
-        name = ".".join(["c", str(k), *("0" for _ in column.row_shape)])
-        return str(self.array(column) / name)
-
-    def array(self, column: Column) -> Path:
-        """The array's folder, relative to the folder of the log."""
-        return Path(self.name) / f"{column.name}.zarr"
-
-
-class TableWriter:
-    """Writes tables under one log. A context manager; holds the log's lock until closed.
-
-    `on_point(name)` is called at the points between which a crash makes a difference. Raises
-    StoreError when another process is writing here, when what is here was made by another plan,
-    or when committed chunks are missing.
-    """
-
-    def __init__(
-        self, root: Path, tables: Iterable[Table], log: Path, on_point: OnPoint | None = None
-    ) -> None:
-        self.root = root
-        self.tables = {table.name: table for table in tables}
-        self._on_point = on_point
-        with explained(root, "create"):
-            root.mkdir(parents=True, exist_ok=True)
-        self._log = CommitLog(log)
-        try:
-            self.committed = _count(self._log.entries, self.tables, log)
-            for table in self.tables.values():
-                for column in table.columns:
-                    _declare(root, table, column)
-                    _tidy(root, table, column, self.committed[table.name])
-        except StoreError:
-            self._log.close()
-            raise
+    @property
+    def n_shards(self) -> int:
+        """Shards in the finished table; the last may hold fewer rows."""
+        return -(-self.rows // self.shard_rows)
 
     @property
-    def last_state(self) -> Any:
-        """The `state` of the latest commit in any table, or None before the first."""
-        return self._log.entries[-1]["state"] if self._log.entries else None
+    def chunks_per_shard(self) -> int:
+        """Chunks in a full shard."""
+        return self.shard_rows // self.chunk_rows
 
-    def write(
-        self, name: str, k: int, values: Mapping[str, Array], rows: int, state: Any = None
-    ) -> None:
-        """Commit chunk `k` of table `name`: `values[column]` is [rows, *row_shape].
+    def rows_in(self, s: int) -> int:
+        """Rows of shard `s`."""
+        return min(self.shard_rows, self.rows - s * self.shard_rows)
 
-        Raises StoreError for a chunk out of order or of a wrong shape or dtype, and when the disk
-        refuses; nothing is committed then.
+    def rows_in_chunk(self, k: int) -> int:
+        """Rows of chunk `k` that are data; the rest of it is zeros."""
+        return min(self.chunk_rows, self.rows - k * self.chunk_rows)
+
+    def chunks_in(self, s: int) -> range:
+        """Chunks of shard `s`."""
+        first = s * self.chunks_per_shard
+        return range(first, min(first + self.chunks_per_shard, self.n_chunks))
+
+    @property
+    def folder(self) -> str:
+        """The group's folder, relative to the stage's."""
+        return f"{self.name}.zarr"
+
+    def array(self, column: Column) -> str:
+        """A column's folder, relative to the stage's."""
+        return f"{self.folder}/{column.name}"
+
+    def file(self, column: Column, s: int) -> str:
+        """A shard's file, relative to the stage's folder."""
+        return f"{self.array(column)}/" + ".".join(["c", str(s), *("0" for _ in column.row_shape)])
+
+    def place(self, column: Column, k: int) -> Place:
+        """Where chunk `k` of a column is (of a column with one row per shard: row `k`)."""
+        if column.per_shard:
+            return Place(self.file(column, k), 0, column.row_bytes)
+        s, inner = divmod(k, self.chunks_per_shard)
+        size = column.row_bytes * self.chunk_rows
+        return Place(self.file(column, s), inner * size, size)
+
+    def tail(self, column: Column, s: int) -> bytes:
+        """What follows the data rows in a shard's file: zeros up to a whole chunk, and the index.
+
+        The index (zarr v3 core, `sharding_indexed`, index at the end): offset and size of each
+        chunk as uint64, then crc32c of these bytes.
         """
-        self.check(name, k, values, rows)
-        table = self.tables[name]
-        renames: list[tuple[Path, Path]] = []
-        digests: dict[str, str] = {}
-        with explained(self.root):
-            for column in table.columns:
-                data = _bytes(values[column.name], table.chunk_rows)
-                relative = table.file(column, k)
-                digests[relative] = hashlib.sha256(data).hexdigest()
-                target = self.root / relative
-                temp = write_temp(
-                    target, data, on_piece=partial(self._point, f"writing {column.name}")
-                )
-                self._point(f"written {column.name}")
-                renames.append((temp, target))
-            for (temp, target), column in zip(renames, table.columns, strict=True):
-                temp.replace(target)
-                self._point(f"renamed {column.name}")
-            for column in table.columns:
-                sync_folder(self.root / table.array(column))
-        self._point("before the log")
-        self._log.append({"table": name, "k": k, "rows": rows, "files": digests, "state": state})
-        self.committed[name] += 1
-        self._point("committed")
+        if column.per_shard:
+            return b""
+        rows, chunks = self.rows_in(s), len(self.chunks_in(s))
+        padding = bytes((chunks * self.chunk_rows - rows) * column.row_bytes)
+        if self.chunks_per_shard == 1:
+            return padding
+        from google_crc32c import value as crc32c
 
-    def check(self, name: str, k: int, values: Mapping[str, Array], rows: int) -> None:
-        """Raises StoreError when `write` would refuse these values."""
-        table = self.tables[name]
-        where, due = self.root / name, self.committed[name]
-        if k != due or k >= table.n_chunks:
-            raise StoreError(
-                f"{where}: chunk {k} was offered, but chunk {due} of {table.n_chunks} is next"
-            )
-        assert set(values) == {column.name for column in table.columns}
-        if rows != table.rows_in(k):
-            raise StoreError(f"{where}: chunk {k} has {table.rows_in(k)} rows, got {rows}")
-        for column in table.columns:
-            array, shape = values[column.name], (rows, *column.row_shape)
-            if array.shape != shape or array.dtype != np.dtype(column.dtype):
-                raise StoreError(
-                    f"{where}: chunk {k} of {column.name} must be {shape} {column.dtype}, "
-                    f"got {array.shape} {array.dtype.str}"
-                )
+        size = column.row_bytes * self.chunk_rows
+        index = np.full((self.chunks_per_shard, 2), ABSENT, "<u8")
+        index[:chunks, 0] = np.arange(chunks) * size
+        index[:chunks, 1] = size
+        data = index.tobytes()
+        return padding + data + int(crc32c(data)).to_bytes(4, "little")
 
-    def require_complete(self) -> None:
-        """Raises StoreError unless every chunk of every table is committed."""
-        for table in self.tables.values():
-            done = self.committed[table.name]
-            if done < table.n_chunks:
-                raise StoreError(
-                    f"{self.root / table.name} holds {done} of {table.n_chunks} chunks: incomplete"
-                )
+    def file_size(self, column: Column, s: int) -> int:
+        """Bytes of a shard's file."""
+        rows = 1 if column.per_shard else self.rows_in(s)
+        return rows * column.row_bytes + len(self.tail(column, s))
 
-    def close(self) -> None:
-        """Let another writer in. Closing twice is harmless."""
-        self._log.close()
+    def metadata(self, column: Column) -> dict[str, Any]:
+        """The array's zarr.json."""
+        rows, shard, chunk = self.rows, self.shard_rows, self.chunk_rows
+        if column.per_shard:
+            rows, shard, chunk = self.n_shards, 1, 1
+        dtype = np.dtype(column.dtype)
+        raw: dict[str, Any] = {"name": "bytes"}
+        if dtype.itemsize > 1:
+            raw["configuration"] = {"endian": "little"}
+        codecs: list[Any] = [*map(dict, column.codecs), raw]
+        if shard != chunk:
+            inner = {
+                "chunk_shape": [chunk, *column.row_shape],
+                "codecs": codecs,
+                "index_codecs": [
+                    {"name": "bytes", "configuration": {"endian": "little"}},
+                    {"name": "crc32c"},
+                ],
+                "index_location": "end",
+            }
+            codecs = [{"name": "sharding_indexed", "configuration": inner}]
+        about = {**column.attrs, "disk": column.dtype}
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [rows, *column.row_shape],
+            "data_type": column.data_type or dtype.name,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [shard, *column.row_shape]},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+            "fill_value": 0,
+            "codecs": codecs,
+            "attributes": {"saectl": about},
+            "dimension_names": ["shard" if column.per_shard else "row", *column.dims],
+            "storage_transformers": [],
+        }
 
-    def __enter__(self) -> TableWriter:
-        return self
+    def group(self, attrs: Mapping[str, Any]) -> dict[str, Any]:
+        """The group's zarr.json: its attributes, and its arrays' metadata, consolidated."""
+        return {
+            "zarr_format": 3,
+            "node_type": "group",
+            "attributes": {"saectl": dict(attrs)},
+            "consolidated_metadata": {
+                "kind": "inline",
+                "must_understand": False,
+                "metadata": {c.name: self.metadata(c) for c in self.columns},
+            },
+        }
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
-    def _point(self, name: str) -> None:
-        if self._on_point is not None:
-            self._on_point(name)
+def encoded(metadata: Mapping[str, Any]) -> bytes:
+    """A zarr.json's bytes."""
+    return (json.dumps(metadata, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _bytes(array: Array, chunk_rows: int) -> memoryview:
-    """The bytes of a chunk file: C order, padded with zeros to `chunk_rows` rows."""
-    if len(array) < chunk_rows:
-        padded = np.zeros((chunk_rows, *array.shape[1:]), array.dtype)
-        padded[: len(array)] = array
-        array = padded
+def column_of(name: str, metadata: Mapping[str, Any]) -> tuple[Column, int, int, int]:
+    """A column as its zarr.json tells, with its rows, rows of a chunk, and rows of a shard.
+
+    Raises ValueError, KeyError or TypeError for metadata that `Table.metadata` does not make.
+    """
+    shape, shard = metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    chunk, codecs = shard, metadata["codecs"]
+    if codecs[0]["name"] == "sharding_indexed":
+        inner = codecs[0]["configuration"]
+        chunk, codecs = inner["chunk_shape"], inner["codecs"]
+    about = dict(metadata["attributes"]["saectl"])
+    dtype = about.pop("disk")
+    names = metadata["dimension_names"]
+    column = Column(
+        name,
+        np.dtype(dtype).str,
+        tuple(shape[1:]),
+        tuple(names[1:]),
+        tuple(codecs[:-1]),
+        metadata["data_type"] if codecs[:-1] else None,
+        about,
+        per_shard=names[0] == "shard",
+    )
+    if codecs[-1]["name"] != "bytes" or chunk[1:] != shape[1:] or shard[1:] != shape[1:]:
+        raise ValueError("not an array of raw whole-row chunks")
+    return column, shape[0], chunk[0], shard[0]
+
+
+def as_bytes(array: Array) -> memoryview:
+    """The bytes of an array in C order, without a copy where it lies so already."""
     flat: Array = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return flat.data
-
-
-def _count(entries: list[Entry], tables: Mapping[str, Table], log: Path) -> dict[str, int]:
-    """Committed chunks per table. Raises StoreError when the log tells of another plan."""
-    counts = dict.fromkeys(tables, 0)
-    for entry in entries:
-        table = tables.get(entry["table"])
-        if (
-            table is None
-            or entry["k"] != counts[table.name]
-            or entry["k"] >= table.n_chunks
-            or entry["rows"] != table.rows_in(entry["k"])
-        ):
-            raise StoreError(
-                f"{log} was written by another plan: chunk {entry['k']} of table "
-                f"{entry['table']!r} with {entry['rows']} rows does not belong here",
-                hint="this folder's data must go before the stage can run anew",
-            )
-        counts[table.name] += 1
-    return counts
-
-
-def _declare(root: Path, table: Table, column: Column) -> None:
-    """Write the array's zarr.json, or make sure that the one there says the same."""
-    folder = root / table.array(column)
-    with explained(folder, "create"):
-        folder.mkdir(parents=True, exist_ok=True)
-        sync_folder(folder.parent)
-    wanted, path = _metadata(table, column), folder / METADATA
-    there = read_json(path)
-    if there is None:
-        write_bytes(path, wanted)
-        return
-    plan = json.loads(wanted)
-    for name in ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "attributes"):
-        if there.get(name) != plan[name]:
-            raise StoreError(
-                f"{path} was written by another plan: {name} is {there.get(name)}, "
-                f"this stage needs {plan[name]}",
-                hint="this folder's data must go before the stage can run anew",
-            )
-
-
-def _metadata(table: Table, column: Column) -> bytes:
-    """The zarr.json of a raw, uncompressed, little-endian array of the final shape."""
-    import zarr
-    from zarr.storage import MemoryStore
-
-    files: dict[str, Any] = {}
-    zarr.create_array(
-        MemoryStore(files),
-        shape=(table.rows, *column.row_shape),
-        chunks=(table.chunk_rows, *column.row_shape),
-        dtype=np.dtype(column.dtype),
-        compressors=None,
-        filters=None,
-        fill_value=0,
-        attributes=dict(column.attrs),
-        chunk_key_encoding={"name": "default", "separator": "."},
-        config={"write_empty_chunks": True},
-    )
-    metadata: bytes = files[METADATA].to_bytes()
-    return metadata
-
-
-def _tidy(root: Path, table: Table, column: Column, committed: int) -> None:
-    """Delete what killed writers left; make sure that each committed chunk's file is there."""
-    folder = root / table.array(column)
-    with explained(folder, "tidy"):
-        sweep(folder)
-        chunks = {Path(table.file(column, k)).name for k in range(committed)}
-        present = {path.name for path in folder.iterdir() if path.name.startswith("c.")}
-        for stray in present - chunks:
-            (folder / stray).unlink()
-    missing = sorted(chunks - present)
-    if missing:
-        raise StoreError(
-            f"{folder}: {len(missing)} committed chunks are gone, the first is {missing[0]}",
-            hint="delete this folder's data and run the stage again",
-        )

@@ -1,9 +1,11 @@
 """Who works on a stage now: one claim file, a heartbeat, and takeover from the dead.
 
-A claim is made by exclusive create and kept alive by touching it. It is stale when its process is
-known to be gone (same host and process namespace), or, from anywhere else, when it was not
-touched for `lease` seconds. A stale claim is renamed away and a new one created and read back, all
-under a lock that dies with its holder, so of two takers exactly one wins.
+A claim is of the whole stage, or of a part of it: parts are claimed beside each other, the whole
+only when nobody holds any. A claim is made by exclusive create and kept alive by touching it. It
+is stale when its process is known to be gone (same host and process namespace), or, from anywhere
+else, when it was not touched for `lease` seconds. A stale claim is renamed away and a new one
+created and read back, all under a lock that dies with its holder, so of two takers exactly one
+wins.
 
 Relied on: O_EXCL create and rename are atomic, and flock is honoured (local disks; NFSv3 and
 later with a lock manager). Should flock reach one host only, the rename is checked after the
@@ -51,8 +53,11 @@ class Holder:
 class Claim:
     """A claim that this process holds. Made by `claim`, used inside its `with`."""
 
-    def __init__(self, stage: StageDir, token: str, handle: int, heartbeat: float) -> None:
+    def __init__(
+        self, stage: StageDir, part: str | None, token: str, handle: int, heartbeat: float
+    ) -> None:
         self.stage = stage
+        self.path = stage.part_claim(part)
         self.token = token
         self._handle = handle
         self._progress: dict[str, Any] | None = None
@@ -63,7 +68,7 @@ class Claim:
     def check(self) -> None:
         """Call before every commit. Raises Blocked when the claim is no longer ours."""
         if not self.held():
-            holder = read_holder(self.stage)
+            holder = read_holder(self.path)
             by = f" by {holder.host} pid {holder.pid}" if holder else ""
             raise Blocked(
                 f"{self.stage} was taken over{by}: this process was silent for too long",
@@ -72,7 +77,7 @@ class Claim:
 
     def held(self) -> bool:
         """Whether the claim on disk is still ours."""
-        holder = read_holder(self.stage)
+        holder = read_holder(self.path)
         return holder is not None and holder.token == self.token
 
     def progress(self, step: int, total: int) -> None:
@@ -104,22 +109,27 @@ class Claim:
         os.close(self._handle)
         with _transfer(self.stage):
             if self.held():
-                self.stage.claim.unlink()
+                self.path.unlink()
 
 
 @contextmanager
 def claim(
-    stage: StageDir, *, lease: float = LEASE, heartbeat: float = HEARTBEAT
+    stage: StageDir,
+    part: str | None = None,
+    *,
+    lease: float = LEASE,
+    heartbeat: float = HEARTBEAT,
 ) -> Iterator[Claim]:
-    """Hold the stage while inside. Removes an earlier attempt's failed.json: this is a new start.
+    """Hold the stage, or a part of it, while inside. Removes an earlier attempt's failed.json: this
+    is a new start.
 
     `heartbeat` and `lease` are seconds. Raises Blocked, naming host, pid and age, when a living
-    process holds it.
+    process holds what overlaps: the whole overlaps every part.
     """
     assert heartbeat < lease
-    held = _acquire(stage, lease, heartbeat)
+    held = _acquire(stage, part, lease, heartbeat)
     try:
-        for folder in (stage.path, stage.work):
+        for folder in (stage.path, stage.work) if part is None else ():
             sweep(folder)
         stage.failed.unlink(missing_ok=True)
         yield held
@@ -127,9 +137,21 @@ def claim(
         held._release()
 
 
-def read_holder(stage: StageDir) -> Holder | None:
-    """Who the claim names, or None without one. Unreadable bytes name a holder without a host."""
-    return _read(stage.claim)
+def read_holder(path: Path) -> Holder | None:
+    """Who a claim file names, or None without one. Unreadable bytes: a holder without a host."""
+    try:
+        return Holder(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        return Holder("", 0, None, None, "", 0.0)
+
+
+def is_held(stage: StageDir, part: str | None = None, lease: float = LEASE) -> bool:
+    """Whether a living process holds the stage, or a part of it."""
+    path = stage.part_claim(part)
+    holder, age = read_holder(path), claim_age(path)
+    return holder is not None and age is not None and not is_stale(holder, age, lease)
 
 
 def is_stale(holder: Holder, age: float, lease: float = LEASE) -> bool:
@@ -139,59 +161,61 @@ def is_stale(holder: Holder, age: float, lease: float = LEASE) -> bool:
     return age > lease
 
 
-def claim_age(stage: StageDir, now: float | None = None) -> float | None:
-    """Seconds since the latest heartbeat, or None without a claim."""
+def claim_age(path: Path, now: float | None = None) -> float | None:
+    """Seconds since the latest heartbeat of a claim file, or None without one."""
     try:
-        touched = stage.claim.stat().st_mtime
+        touched = path.stat().st_mtime
     except FileNotFoundError:
         return None
     return max(0.0, (time.time() if now is None else now) - touched)
 
 
-def _acquire(stage: StageDir, lease: float, heartbeat: float) -> Claim:
+def _acquire(stage: StageDir, part: str | None, lease: float, heartbeat: float) -> Claim:
     with explained(stage.path, "create"):
         stage.path.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_hex(16)
+    token, path = secrets.token_hex(16), stage.part_claim(part)
     with _transfer(stage) as now:
-        holder, age = read_holder(stage), claim_age(stage, now)
-        if holder is not None and age is not None:
-            if not is_stale(holder, age, lease):
-                raise _blocked(stage, holder, age)
-            _set_aside(stage, holder)
-        handle = _create(stage, token)
-    held = read_holder(stage)
+        rivals = stage.claims if part is None else [stage.claim, path]
+        for rival in rivals:
+            holder, age = read_holder(rival), claim_age(rival, now)
+            if holder is not None and age is not None:
+                if not is_stale(holder, age, lease):
+                    raise _blocked(stage, holder, age)
+                _set_aside(stage, rival, holder)
+        handle = _create(stage, path, token)
+    held = read_holder(path)
     if held is None or held.token != token:
         os.close(handle)
         raise _blocked(stage, held, 0.0)
-    return Claim(stage, token, handle, heartbeat)
+    return Claim(stage, part, token, handle, heartbeat)
 
 
-def _create(stage: StageDir, token: str) -> int:
+def _create(stage: StageDir, path: Path, token: str) -> int:
     pid = os.getpid()
     mine = Holder(socket.gethostname(), pid, _space(), _birth(pid), token, time.time())
-    with explained(stage.claim):
+    with explained(path):
         try:
-            handle = os.open(stage.claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
-            raise _blocked(stage, read_holder(stage), 0.0) from None
+            raise _blocked(stage, read_holder(path), 0.0) from None
         append_all(handle, json.dumps(asdict(mine)).encode())
     return handle
 
 
-def _set_aside(stage: StageDir, stale: Holder) -> None:
+def _set_aside(stage: StageDir, path: Path, stale: Holder) -> None:
     """Rename the stale claim away, and put it back if it turns out to be another's, alive."""
     aside = stage.path / f".claim.{secrets.token_hex(8)}.stale"
     try:
-        stage.claim.rename(aside)
+        path.rename(aside)
     except FileNotFoundError:
         return  # released in the meantime
-    moved = _read(aside)
+    moved = read_holder(aside)
     if moved is None or moved.token != stale.token:
         # Should a third process have it by now, the one we moved will learn so from `check`.
         with suppress(FileExistsError):
-            stage.claim.hardlink_to(aside)
+            path.hardlink_to(aside)
         aside.unlink(missing_ok=True)
-        raise _blocked(stage, read_holder(stage), 0.0)
+        raise _blocked(stage, read_holder(path), 0.0)
     aside.unlink(missing_ok=True)
 
 
@@ -221,15 +245,6 @@ def _blocked(stage: StageDir, holder: Holder | None, age: float) -> Blocked:
         f"{stage} is claimed by {holder.host} pid {holder.pid}, last heard of {age:.0f} s ago",
         hint="wait for it, or end that process; a dead one's claim is taken over by itself",
     )
-
-
-def _read(path: Path) -> Holder | None:
-    try:
-        return Holder(**json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError):
-        return Holder("", 0, None, None, "", 0.0)
 
 
 def _space() -> str | None:

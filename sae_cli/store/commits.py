@@ -15,7 +15,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sae_cli.errors import StoreError
 from sae_cli.store.atomic import append_all, explained, lock_now, sync_folder
@@ -23,6 +23,19 @@ from sae_cli.store.key import canonical
 
 Entry = dict[str, Any]
 _SUFFIX = len(',"crc":"01234567"}')
+
+
+class Log(Protocol):
+    """A commit log open for appending by this process alone."""
+
+    entries: list[Entry]
+    """The good lines so far, in order."""
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Commit: when this returns, the line is durable. Raises StoreError when it can't be."""
+
+    def close(self) -> None:
+        """Let another writer in. Closing twice is harmless."""
 
 
 class CommitLog:
@@ -44,7 +57,7 @@ class CommitLog:
                         f"another process is writing {path.parent} (it holds {path.name})",
                         hint="wait for it, or end it; its committed chunks are kept",
                     )
-                self.entries, good = _parse(path.read_bytes())
+                self.entries, good = parse(path.read_bytes())
                 os.ftruncate(handle, good)
                 os.fsync(handle)
                 sync_folder(path.parent)
@@ -56,10 +69,10 @@ class CommitLog:
     def append(self, entry: Mapping[str, Any]) -> None:
         """Commit: when this returns, the line is on disk. Raises StoreError when it can't be."""
         assert self._handle is not None, "the log is closed"
-        line = _encode(entry)
+        line = encode(entry)
         with explained(self.path, "append to"):
             append_all(self._handle, line)
-        self.entries.append(json.loads(line))
+        self.entries += parse(line)[0]
 
     def close(self) -> None:
         """Release the lock. Closing twice is harmless."""
@@ -78,20 +91,21 @@ def read_commits(path: Path) -> list[Entry]:
     """The good lines of a log, without their checksums; none where there is no log yet."""
     try:
         with explained(path, "read"):
-            return _parse(path.read_bytes())[0]
+            return parse(path.read_bytes())[0]
     except StoreError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return []
         raise
 
 
-def _encode(entry: Mapping[str, Any]) -> bytes:
+def encode(entry: Mapping[str, Any]) -> bytes:
+    """A line of a log: the entry's canonical JSON, with a checksum of its own."""
     assert entry and "crc" not in entry
     body = canonical(dict(entry)).encode("ascii")
     return body[:-1] + b',"crc":"%08x"}\n' % zlib.crc32(body)
 
 
-def _parse(data: bytes) -> tuple[list[Entry], int]:
+def parse(data: bytes) -> tuple[list[Entry], int]:
     """The entries before the first bad line, and the offset at which that line begins."""
     entries: list[Entry] = []
     good = 0

@@ -80,6 +80,15 @@ class StageDir:
         """Who works here now."""
         return self.path / "claim"
 
+    def part_claim(self, part: str | None) -> Path:
+        """Who works on a part of it now; without one, on all of it."""
+        return self.claim if part is None else self.path / f"claim.{part}"
+
+    @property
+    def claims(self) -> list[Path]:
+        """Every claim that is there: of the whole stage, and of parts."""
+        return [p for p in (self.claim, *sorted(self.path.glob("claim.*"))) if p.exists()]
+
     @property
     def claim_lock(self) -> Path:
         """The lock under which a claim changes hands. Never deleted."""
@@ -106,19 +115,19 @@ class StageDir:
         return self.path / "commits.jsonl"
 
     @property
-    def acts(self) -> Path:
-        """Activations, [n_rows, d]."""
-        return self.path / "acts.zarr"
+    def part_commits(self) -> Path:
+        """Logs of the parts that are being written."""
+        return self.path / "commits"
 
     @property
-    def mask(self) -> Path:
-        """Why a row does not count, uint8 [n_rows]; 0 means that it does."""
-        return self.path / "mask.zarr"
+    def activations(self) -> Path:
+        """The rows, why they do not count, and their statistics: a zarr group."""
+        return self.path / "activations.zarr"
 
     @property
     def activation_data(self) -> list[Path]:
         """What may be freed of finished activations, in the order to delete it. Statistics stay."""
-        return [self.commits, self.acts, self.mask]
+        return [self.commits, self.part_commits, self.activations]
 
     @property
     def stats(self) -> Path:

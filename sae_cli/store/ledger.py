@@ -10,13 +10,16 @@ Nothing here guesses: no modification times, no listing of data files, no databa
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import socket
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sae_cli import __version__
 from sae_cli.errors import StoreError
@@ -25,6 +28,10 @@ from sae_cli.store.claim import Claim, claim
 from sae_cli.store.key import canonical
 from sae_cli.store.layout import StageDir, size_of
 
+if TYPE_CHECKING:
+    from sae_cli.store.files import Files
+
+_DELETERS = 16
 _AGAIN = "do that stage again: saectl run SPEC --only KEY --force"
 
 
@@ -170,16 +177,67 @@ def evict(stage: StageDir, paths: Iterable[Path]) -> int:
     return freed
 
 
+def begin_again(stage: StageDir) -> None:
+    """Before an evicted stage is done anew: finish a killed eviction, and then never again, so that
+    what is made from now on stays. For the holder of the claim."""
+    gone = read_json(stage.evicted)
+    if gone is not None and gone["paths"]:
+        finish_eviction(stage)
+        write_json(stage.evicted, {**gone, "paths": []})
+
+
 def finish_eviction(stage: StageDir) -> int:
     """Delete what evicted.json names and is still there, in its order; returns the bytes freed.
 
-    For the holder of the claim: a killed eviction is finished before the stage is done again.
+    Of a stage whose data lie in a bucket, each is deleted there first: the records in the folder
+    tell what to look for, should this be killed.
     """
     freed = 0
     for relative in (read_json(stage.evicted) or {"paths": []})["paths"]:
+        freed += delete_remote(stage, relative)
         freed += _delete(stage.path / relative)
         sync_folder(stage.path)
     return freed
+
+
+def delete_remote(stage: StageDir, *names: str) -> int:
+    """Delete data of a stage from the bucket that holds it; does nothing where none does.
+
+    `names` are relative, of `activation_data` (default: all of it, in its order). Returns the bytes
+    freed, as the record tells them (0 if it tells none). Raises StoreError when the bucket refuses.
+    """
+    if not (stage.path / "data.json").exists():
+        return 0
+    from sae_cli.store.locate import data_files
+
+    files, freed = data_files(stage.path), 0
+    for name in names or [path.name for path in stage.activation_data]:
+        if name == stage.commits.name:
+            files.delete(name)
+        elif name == stage.part_commits.name:
+            for log in files.logs(name):
+                files.drop_log(log)
+        elif name == stage.activations.name:
+            done = read_done(stage)
+            if _delete_arrays(files, stage) and done is not None:
+                freed += int(done.summary.get("bytes", 0))
+    return freed
+
+
+def _delete_arrays(files: Files, stage: StageDir) -> bool:
+    """Delete the bucket's group of arrays; whether there were any shards. The group's metadata go
+    last: they tell which arrays there are."""
+    group = f"{stage.activations.name}/zarr.json"
+    arrays = {path.parent.name for path in stage.activations.glob("*/zarr.json")}
+    with suppress(ValueError, KeyError, TypeError):  # damaged, or gone: the folder tells too
+        arrays |= set(json.loads(files.get(group) or b"")["consolidated_metadata"]["metadata"])
+    folders = [f"{stage.activations.name}/{array}" for array in sorted(arrays)]
+    shards = [f"{at}/{name}" for at in folders for name in files.names(at) if name[:2] == "c."]
+    with ThreadPoolExecutor(_DELETERS) as deleters:
+        list(deleters.map(files.delete, shards))
+    for name in [*(f"{at}/zarr.json" for at in folders), group]:
+        files.delete(name)
+    return bool(shards)
 
 
 def _inside(stage: StageDir, path: Path) -> Path:

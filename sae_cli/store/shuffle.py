@@ -1,19 +1,16 @@
-"""The order in which training reads kept rows: shuffled, endless, and computable at any position.
+"""Kept rows of a finished array in training's order (`order`), as float32 on the device.
 
-Neighbouring rows come from one document, so order matters; single random rows from disk are slow.
-So each epoch permutes the chunks, cuts them into pools of about `pool_tokens` kept rows, and
-permutes the rows within each pool. Both permutations hang on (seed, epoch, pool) alone: a
-restarted run at position p reads what the first would have read, without replaying the past.
-
-Permutations sort raw 64-bit words of Philox, a counter-based generator whose stream numpy
-guarantees across versions (its `permutation` it does not).
+Threads read ahead, a pool at a time, chunk by chunk: each row is copied once, from the mapped file
+to its slot in the pool, as it is stored (so int8 pools take half the memory); for a GPU the pool
+is pinned. A batch is then a plain range of the pool, sent to the device and decoded there. How
+many threads read, and whether they read ahead, changes no row.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,25 +18,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_cli.errors import StoreError
+from sae_cli.store import encodings
 from sae_cli.store.activations import ActivationReader
-
-_CHUNKS, _ROWS = 0, 1
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """One epoch: pool p holds chunks order[edges[p]:edges[p+1]], stream rows from starts[p]."""
-
-    order: NDArray[np.int64]
-    edges: list[int]
-    starts: list[int]
+from sae_cli.store.order import Order, Pool
 
 
 class ShuffledReader:
     """The endless stream of a finished array's kept rows. Every epoch visits each exactly once.
 
-    Holds one pool in memory in the stored dtype (two with `prefetch`, which loads the next one in
-    a thread). A context manager. Raises StoreError when the array is not finished.
+    Holds one pool of about `pool_tokens` rows in memory, as stored; with `prefetch` two, the
+    second being filled by `threads` threads while the first is drawn from. Pools that begin at
+    position `end` or later are not read ahead. A context manager. Raises StoreError when the array
+    is not finished or no row counts.
     """
 
     def __init__(
@@ -49,60 +39,55 @@ class ShuffledReader:
         seed: int,
         *,
         device: str | torch.device = "cpu",
+        threads: int = 2,
         prefetch: bool = True,
+        end: int | None = None,
     ) -> None:
-        assert pool_tokens > 0 and seed >= 0
         if not reader.complete:
             raise StoreError(
                 f"the array holds {reader.n_rows} of {reader.planned_rows} rows: "
                 "the order of training can't be known before it is finished"
             )
-        self._reader, self._seed = reader, seed
-        self._device = torch.device(device)
-        keep = reader.keep()
-        bounds = range(0, reader.n_rows, reader.chunk_rows)
-        self._keep = [keep[start : start + reader.chunk_rows] for start in bounds]
-        self._kept = np.array([int(chunk.sum()) for chunk in self._keep], dtype=np.int64)
-        self.rows_per_epoch: int = int(self._kept.sum())
-        """Kept rows: after this many the stream starts its next epoch."""
-        if self.rows_per_epoch == 0:
+        if not reader.kept.any():
             raise StoreError("the array's mask drops every row: there is nothing to train on")
-        self._n_pools = max(1, round(self.rows_per_epoch / pool_tokens))
-        self._plans: dict[int, _Plan] = {}
-        # A pool outgrows an even share by less than a chunk. Memory is reused from pool to pool.
-        most = -(-self.rows_per_epoch // self._n_pools) + reader.chunk_rows
-        buffers = 2 if prefetch else 1
-        self._buffers = [torch.empty(most, reader.d, dtype=reader.dtype) for _ in range(buffers)]
-        self._turn = 0
-        self._here: tuple[tuple[int, int], Tensor] | None = None
-        self._next: tuple[tuple[int, int], Future[Tensor]] | None = None
-        self._thread = ThreadPoolExecutor(1, "saectl-pool") if prefetch else None
+        self._reader, self._end = reader, end
+        self._device = torch.device(device)
+        self._order = Order(reader.kept, pool_tokens, seed)
+        self.rows_per_epoch: int = self._order.rows_per_epoch
+        """Kept rows: after this many the stream starts its next epoch."""
+        pinned = self._device.type == "cuda"
+        memories = 2 if prefetch else 1
+        self._free = [_Memory(reader, self._order.most, pinned) for _ in range(memories)]
+        self.nbytes: int = sum(memory.nbytes for memory in self._free)
+        """Bytes of the pools, all that grows with `pool_tokens`."""
+        self._here: _Filling | None = None
+        self._next: _Filling | None = None
+        self._threads = ThreadPoolExecutor(threads, "saectl-pool")
 
     def batch(self, position: int, n: int) -> Tensor:
         """Rows `position` to `position + n` of the stream: float32 [n, d] on the device.
 
-        Crosses pools and epochs where they lie. Raises StoreError when the disk lets us down.
+        Crosses pools and epochs where they lie. Raises StoreError, naming the chunk, when one
+        can't be read; asked again, it tries again.
         """
         assert position >= 0 and n > 0
-        out = torch.empty(n, self._reader.d, dtype=torch.float32, device=self._device)
+        out = _room(n, self._reader.d, self._device)
         filled = 0
         while filled < n:
-            epoch, offset = divmod(position + filled, self.rows_per_epoch)
-            plan = self._plan(epoch)
-            pool = bisect_right(plan.starts, offset) - 1
-            rows = self._pool(epoch, pool)
-            low = offset - plan.starts[pool]
-            part = rows[low : low + n - filled].to(self._device)
-            out[filled : filled + len(part)] = part
-            filled += len(part)
+            pool = self._order.at(position + filled)
+            low = position + filled - pool.start
+            count = min(n - filled, pool.rows - low)
+            memory = self._filled(pool)
+            stored = memory.send(low, low + count, self._device)
+            encodings.decode(stored, self._reader.encoding, out[filled : filled + count])
+            filled += count
         return out
 
     def close(self) -> None:
-        """End the prefetching thread and drop the pools."""
-        if self._thread is not None:
-            self._thread.shutdown(cancel_futures=True)
-        self._here = self._next = None
-        self._buffers = []
+        """Stop reading ahead and drop the pools. Twice is harmless."""
+        self._leave()
+        self._threads.shutdown()
+        self._free = []
 
     def __enter__(self) -> ShuffledReader:
         return self
@@ -110,58 +95,143 @@ class ShuffledReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _plan(self, epoch: int) -> _Plan:
-        if epoch not in self._plans:
-            order = _permutation(len(self._kept), self._seed, _CHUNKS, epoch)
-            ends = np.cumsum(self._kept[order])
-            # A chunk belongs to the pool in which its last kept row falls; empty pools vanish.
-            home = np.maximum(ends - 1, 0) * self._n_pools // self.rows_per_epoch
-            edges = [0, *(np.flatnonzero(np.diff(home)) + 1).tolist(), len(order)]
-            starts = [0, *(int(ends[edge - 1]) for edge in edges[1:-1])]
-            self._plans = {e: p for e, p in self._plans.items() if abs(e - epoch) == 1}
-            self._plans[epoch] = _Plan(order, edges, starts)
-        return self._plans[epoch]
-
-    def _pool(self, epoch: int, pool: int) -> Tensor:
-        """Rows of a pool in stream order, [rows, d] in the stored dtype; starts on the next one.
+    def _filled(self, pool: Pool) -> _Memory:
+        """The memory that holds a pool, once it does; the next one is then on its way.
 
         Valid until another pool is asked for.
         """
-        wanted = (epoch, pool)
-        if self._here is not None and self._here[0] == wanted:
-            return self._here[1]
-        self._turn = (self._turn + 1) % len(self._buffers)  # where the next pool is, or goes
-        waiting, self._next, self._here = self._next, None, None
-        rows = waiting[1].result() if waiting is not None else None
-        if rows is None or waiting is None or waiting[0] != wanted:
-            rows = self._load(self._buffers[self._turn], self._plan(epoch), epoch, pool)
-        self._here = (wanted, rows)
-        if self._thread is not None:
-            last = pool + 1 == len(self._plan(epoch).starts)
-            ahead = (epoch + 1, 0) if last else (epoch, pool + 1)
-            free, plan = self._buffers[1 - self._turn], self._plan(ahead[0])
-            self._next = (ahead, self._thread.submit(self._load, free, plan, *ahead))
-        return rows
+        if self._here is None or self._here.pool != pool:
+            left, ahead = self._here, self._next
+            self._here = self._next = None
+            self._drop(left)
+            if ahead is None or ahead.pool != pool:
+                self._drop(ahead)
+                ahead = self._begin(pool)
+            self._here = ahead
+            following = self._order.after(pool)
+            if self._free and (self._end is None or following.start < self._end):
+                self._next = self._begin(following)
+        try:
+            self._here.finish()
+        except BaseException:
+            self._leave()
+            raise
+        return self._here.memory
 
-    def _load(self, buffer: Tensor, plan: _Plan, epoch: int, pool: int) -> Tensor:
-        """Fill `buffer` with a pool; returns the part that was filled. Runs in either thread."""
-        chunks = plan.order[plan.edges[pool] : plan.edges[pool + 1]].tolist()
-        rows = buffer[: int(self._kept[chunks].sum())]
-        slots = _permutation(len(rows), self._seed, _ROWS, epoch, pool)
-        into = rows.view(torch.int16).numpy()  # numpy moves whole rows several times faster
+    def _begin(self, pool: Pool) -> _Filling:
+        """Set the threads to fill a free memory."""
+        memory = self._free.pop()
+        slots = self._threads.submit(self._order.slots, pool)
+        jobs: list[Future[Any]] = [slots]
         done = 0
-        for k in chunks:
-            acts = self._reader.chunk(k).view(torch.int16).numpy()
-            count = int(self._kept[k])
-            if count < len(acts):
-                acts = acts[np.flatnonzero(self._keep[k])]
-            into[slots[done : done + count]] = acts
+        for k in pool.chunks:
+            count = int(self._reader.kept[k])
+            if count:
+                part = slice(done, done + count)
+                jobs.append(self._threads.submit(self._load, k, memory, slots, part))
             done += count
-        return rows
+        return _Filling(pool, memory, jobs)
+
+    def _leave(self) -> None:
+        """Drop all pools."""
+        left, self._here, self._next = (self._next, self._here), None, None
+        for filling in left:
+            self._drop(filling)
+
+    def _drop(self, filling: _Filling | None) -> None:
+        """Leave a pool: its memory is free when this returns."""
+        if filling is not None:
+            filling.stop()
+            self._free.append(filling.memory)
+
+    def _load(self, k: int, memory: _Memory, slots: Future[NDArray[np.int64]], part: slice) -> None:
+        """Copy the kept rows of chunk `k` to slots `slots[part]`. Runs in any thread."""
+        places = slots.result()[part]  # begun before this, so it never waits for this
+        try:
+            stored = self._reader.raw(k)
+            rows = len(stored["acts"])
+            if len(places) < rows:
+                kept = np.flatnonzero(self._reader.reasons(k) == 0)
+                if len(kept) != len(places):
+                    raise StoreError(
+                        f"the mask keeps {len(kept)} rows, the commit log says {len(places)}"
+                    )
+                everywhere = np.full(rows, memory.nowhere)
+                everywhere[kept] = places
+                places = everywhere
+        except StoreError as error:
+            raise StoreError(f"can't read chunk {k}: {error.what}", hint=error.hint) from error
+        memory.put(places, stored)
 
 
-def _permutation(n: int, seed: int, *purpose: int) -> NDArray[np.int64]:
-    """A permutation of range(n) that is a pure function of (n, seed, purpose)."""
-    words = np.random.Philox(np.random.SeedSequence(seed, spawn_key=purpose)).random_raw(n)
-    order: NDArray[np.int64] = np.argsort(words, kind="stable")
-    return order
+class _Memory:
+    """Room for a pool's rows as they are stored, and one row more, for what nobody wants."""
+
+    def __init__(self, reader: ActivationReader, rows: int, pinned: bool) -> None:
+        self.nowhere = rows
+        self._disk: dict[str, NDArray[Any]] = {}
+        self._tensors: dict[str, Tensor] = {}
+        for name, (dtype, shape) in reader.columns.items():
+            size = (rows + 1) * int(np.prod(shape)) * dtype.itemsize
+            # numpy asks for huge pages, which are faster to fill than torch's small ones.
+            if pinned:
+                plain = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+            else:
+                plain = np.empty(size, np.uint8)
+            self._disk[name] = plain.view(dtype).reshape(-1, *shape)
+            self._tensors[name] = encodings.from_disk(self._disk[name], name, reader.encoding)
+        self._sent: torch.cuda.Event | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self._disk.values())
+
+    def put(self, slots: NDArray[np.int64], stored: dict[str, NDArray[Any]]) -> None:
+        """Copy rows to slots. From any thread, as long as the slots differ."""
+        for name, rows in stored.items():
+            self._disk[name][slots] = rows  # numpy's assignment: no way tried was faster
+
+    def send(self, low: int, high: int, device: torch.device) -> dict[str, Tensor]:
+        """Slots `low` to `high` on a device: views of this memory, or copies under way."""
+        found = {
+            name: tensor[low:high].to(device, non_blocking=True)
+            for name, tensor in self._tensors.items()
+        }
+        if device.type == "cuda":
+            self._sent = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._sent.record(torch.cuda.current_stream(device))
+        return found
+
+    def settle(self) -> None:
+        """Wait until nothing is copied from here any more."""
+        if self._sent is not None:
+            self._sent.synchronize()
+            self._sent = None
+
+
+class _Filling:
+    """A pool on its way into a memory, or there."""
+
+    def __init__(self, pool: Pool, memory: _Memory, jobs: Sequence[Future[Any]]) -> None:
+        self.pool, self.memory, self._jobs = pool, memory, jobs
+
+    def finish(self) -> None:
+        """Wait until the pool is there. Raises what went wrong on the way."""
+        for job in wait(self._jobs, return_when=FIRST_EXCEPTION).done:
+            job.result()
+        self._jobs = ()
+
+    def stop(self) -> None:
+        """Wait until nobody writes to the memory or reads from it; what was not begun never is."""
+        for job in reversed(self._jobs):  # the slots last: a job that has begun needs them
+            job.cancel()
+        wait(self._jobs)
+        self._jobs = ()
+        self.memory.settle()
+
+
+def _room(n: int, d: int, device: torch.device) -> Tensor:
+    """Memory for a batch."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.empty((n, d), np.float32))  # huge pages, as in `_Memory`
+    return torch.empty(n, d, dtype=torch.float32, device=device)

@@ -49,6 +49,8 @@ class State:
     """One line, when failed."""
     log: str | None = None
     """Path of the log, when failed."""
+    workers: int = 0
+    """Living processes that work on it."""
     done: Done | None = None
     """The record, when done or evicted."""
     evicted: tuple[str, ...] = field(default=())
@@ -66,15 +68,14 @@ def state(stage: StageDir, lease: float = LEASE) -> State:
         return State(Status.FAILED, cause=damage.what, log=str(stage.log))
     if done is not None and gone is None:
         return State(Status.DONE, age=now - done.finished_at, host=done.host, done=done)
-    holder, age = read_holder(stage), claim_age(stage, now)
     progress = _progress(stage)
     step, total = progress.get("step"), progress.get("total")
-    stale = holder is not None and age is not None and is_stale(holder, age, lease)
-    if holder is not None and age is not None and not (stale and done is not None):
-        if progress.get("token") != holder.token:
+    found = _liveliest(stage, now, lease)
+    if found is not None and not (found.stale and done is not None):
+        if progress.get("token") not in found.tokens:
             step = total = None
-        status = Status.STALE if stale else Status.RUNNING
-        return State(status, age, holder.host, holder.pid, step, total)
+        status = Status.STALE if found.stale else Status.RUNNING
+        return State(status, found.age, found.host, found.pid, step, total, workers=found.workers)
     failed = read_json(stage.failed)
     if failed is not None:
         return State(
@@ -89,6 +90,50 @@ def state(stage: StageDir, lease: float = LEASE) -> State:
         age = now - gone["evicted_at"]
         return State(Status.EVICTED, age, done=done, evicted=tuple(gone["paths"]))
     return State(Status.PENDING, step=step, total=total)
+
+
+@dataclass(frozen=True)
+class _Claimed:
+    """What a stage's claims say together: who was heard of last, whether nobody lives."""
+
+    stale: bool
+    age: float
+    host: str
+    pid: int
+    tokens: frozenset[str]
+    workers: int
+
+
+def _liveliest(stage: StageDir, now: float, lease: float) -> _Claimed | None:
+    found = []
+    for path in stage.claims:
+        holder, age = read_holder(path), claim_age(path, now)
+        if holder is not None and age is not None:
+            found.append((is_stale(holder, age, lease), age, holder))
+    if not found:
+        return None
+    stale, age, holder = min(found, key=lambda one: one[:2])
+    tokens = frozenset(h.token for *_, h in found)
+    alive = {(h.host, h.space, h.pid) for gone, _, h in found if not gone}
+    return _Claimed(stale, age, holder.host, holder.pid, tokens, len(alive))
+
+
+def committed(stage: StageDir) -> tuple[int, int] | None:
+    """Rows of activations that are committed on this disk, by whomever, and rows planned.
+
+    None where an array was not begun, or its commits lie in a bucket: looking asks nobody.
+    """
+    try:
+        planned = read_json(stage.activations / "acts" / "zarr.json")
+        if planned is None or (stage.path / "data.json").exists():
+            return None
+        from sae_cli.store.files import LocalFiles
+        from sae_cli.store.journal import read_entries
+
+        rows = sum(int(entry["rows"]) for entry in read_entries(LocalFiles(stage.path)))
+        return rows, int(planned["shape"][0])
+    except (StoreError, KeyError, TypeError, IndexError):
+        return None  # damaged: `verify` says how
 
 
 def _progress(stage: StageDir) -> dict[str, Any]:

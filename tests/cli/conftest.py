@@ -41,8 +41,8 @@ class Ran:
                 open_stage(place, record_of(stage))
                 data = place.path / "data.bin"
                 if stage.kind == "cache":
-                    place.acts.mkdir()
-                    data = place.acts / "chunk"
+                    place.activations.mkdir()
+                    data = place.activations / "chunk"
                 data.write_bytes(stage.key.encode() * 100)
                 record_done(held, [data], {"metrics": {"l0_v1": 4.0, "fvu.pooled_v1": None}}, 2.0)
         remember(self.graph, self.workspace)

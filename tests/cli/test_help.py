@@ -10,7 +10,7 @@ from sae_cli.errors import OK, USAGE
 
 VERBS = (
     "run", "cache", "train", "eval", "release", "validate", "plan", "status", "ls", "show", "gc",
-    "schema",
+    "schema", "verify",
 )  # fmt: skip
 
 

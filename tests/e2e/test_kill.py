@@ -55,7 +55,7 @@ def begun(store: Path, glob: str) -> int:
 def claims(store: Path, glob: str) -> dict[Path, bytes]:
     """The claims of some stages; every claim has bytes of its own."""
     found = {}
-    for path in store.glob(f"{glob}/claim"):
+    for path in store.glob(f"{glob}/claim*"):
         with suppress(FileNotFoundError):  # released in between
             found[path] = path.read_bytes()
     return found
@@ -63,7 +63,7 @@ def claims(store: Path, glob: str) -> dict[Path, bytes]:
 
 def unfinished(store: Path, glob: str) -> list[str]:
     """The stages that someone claimed and did not finish."""
-    places = [p.parent for p in store.glob(f"{glob}/claim")]
+    places = [p.parent for p in store.glob(f"{glob}/claim*")]
     return [p.name for p in places if not (p / "done.json").exists()]
 
 
@@ -173,7 +173,7 @@ def interrupt(
     assert process.returncode == 130, said
     assert "Traceback" not in said, said
     assert "error:" not in said, said
-    assert not list(saectl.store.glob("*/*/claim")), "a claim was left behind"
+    assert not list(saectl.store.glob("*/*/claim*")), "a claim was left behind"
     return str(said)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
-from sae_cli.lm.capture import capture
+from sae_cli.lm.capture import Capture, capture
 from sae_cli.lm.sites import available_sites, find_tap
 
 KINDS = ["qwen3", "llama", "gpt2", "neox", "neox-parallel", "gemma2"]
@@ -93,8 +94,57 @@ def test_the_same_tap_may_be_asked_for_twice_and_no_tap_is_no_forward(build, blo
     tap = find_tap(model, 1, "resid_pre")
     one, two = capture(model, blocks, [tap, tap])
     assert torch.equal(one, two)
-    assert one.data_ptr() != two.data_ptr()
     assert capture(model, blocks, []) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_kept_is_what_a_copy_made_at_once_would_be(build, blocks, kind):
+    model = build(kind)
+    taps = every_tap(model)
+    copied = Capture(model, taps)
+    copied._copied = set(range(len(taps)))
+    for one, other in zip(capture(model, blocks, taps), copied(blocks), strict=True):
+        assert torch.equal(one, other)
+        assert one.data_ptr() != other.data_ptr()
+
+
+def test_tensors_that_the_model_never_writes_into_are_not_copied(build, blocks):
+    model = build("qwen3")
+    reader = Capture(model, every_tap(model))
+    reader(blocks)
+    assert reader._copied == set()
+    end, start = (find_tap(model, n, s) for n, s in ((0, "resid_post"), (1, "resid_pre")))
+    one, same = capture(model, blocks, [end, start])
+    assert one.data_ptr() == same.data_ptr()
+
+
+def test_a_tensor_that_the_model_writes_into_later_is_copied_in_time(build, blocks):
+    model = build("qwen3")
+    early, late = find_tap(model, 0, "resid_post"), find_tap(model, 2, "resid_post")
+    writes = model.model.layers[1].register_forward_pre_hook(lambda _, args: args[0].mul_(2))
+    try:
+        (wanted,) = capture(model, blocks, [early])
+        wanted = wanted.clone()
+        reader = Capture(model, [early, late])
+        for _ in range(2):
+            found, _ = reader(blocks)
+            assert torch.equal(found, wanted)
+        assert reader._copied == {0}
+    finally:
+        writes.remove()
+
+
+def test_falcon_adds_into_its_own_mlp_and_is_still_read_right(blocks):
+    config = transformers.FalconConfig(
+        vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    mlp, post = find_tap(model, 0, "mlp_out"), find_tap(model, 0, "resid_post")
+    (alone,) = capture(model, blocks, [mlp])
+    alone = alone.clone()
+    reader = Capture(model, [mlp, post])
+    assert torch.equal(reader(blocks)[0], alone)
+    assert reader._copied == {0}
 
 
 def test_activations_come_in_the_dtype_of_the_model(build, blocks):

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.utils import is_flash_attn_2_available
 
 from sae_cli.errors import ModelError
 from sae_cli.lm.check import check_layer
@@ -45,6 +46,16 @@ def test_a_local_folder_loads_frozen_and_in_the_dtype_of_the_spec(folder, build,
 def test_the_attention_kernel_is_the_one_asked_for(folder):
     spec = ModelSpec(path=str(folder), attn_implementation="eager")
     assert load_model(spec, CPU).config._attn_implementation == "eager"
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="flash-attn is here")
+def test_flash_attention_that_is_not_there_is_named_with_what_to_do(folder):
+    with pytest.raises(ModelError) as caught:
+        load_model(ModelSpec(path=str(folder), attn_implementation="flash_attention_2"), CPU)
+    assert "needs an NVIDIA GPU and the package flash-attn" in str(caught.value)
+    assert "`pip install flash-attn`, or leave `model.attn_implementation` at sdpa" in str(
+        caught.value
+    )
 
 
 def test_a_tokenizer_comes_from_the_same_folder(folder, words):

@@ -132,6 +132,17 @@ def test_the_split_hangs_on_seed_and_content_alone():
     assert 500 < parts.count("heldout") < 700
 
 
+def test_texts_that_differ_in_spaces_or_compatible_characters_are_never_parted():
+    def parts(*texts):
+        plain = {part_of(RawDocument(0, 0, text, None, ""), 0, 0.5) for text in texts}
+        chats = [({"role": "user", "content": text},) for text in texts]
+        return plain, {part_of(RawDocument(0, 0, None, chat, ""), 0, 0.5) for chat in chats}
+
+    for n in range(50):
+        for found in parts(f"a fit {n}", f" a  fit\n{n} ", f"a\u00a0\ufb01t {n}"):
+            assert len(found) == 1
+
+
 def test_the_held_out_share_fills_and_does_not_starve():
     def share(tokens, heldout, **source):
         sources = (Source(builtin="tiny", **source),)
@@ -183,24 +194,43 @@ def test_resuming_inside_a_long_document_goes_on_inside_it(tmp_path, words):
 
 def test_sources_mix_by_weight_and_their_counts_are_kept(two, words):
     groups = list(Packer(two, words, group=4).blocks())
-    a, b = groups[-1].state.sources
-    assert a.tokens + b.tokens == (188 + 44) * 16
-    assert a.tokens / b.tokens == pytest.approx(3.0, rel=0.1)
-    for part in ("train", "heldout"):
+    state = groups[-1].state
+    a, b = state.sources
+    used = [sum(source.tokens.values()) for source in (a, b)]
+    assert used[0] / used[1] == pytest.approx(3.0, rel=0.1)
+    for part, size in (("train", 188 * 16), ("heldout", 44 * 16)):
         tokens, document, position = streams(groups, part)
         firsts = tokens[position == 0]
-        assert set(firsts) == {11, 12}
         assert len(np.unique(document)) == len(firsts)
-    assert a.documents + b.documents == sum(
-        len(np.unique(streams(groups, part)[1])) for part in ("train", "heldout")
-    )
+        assert [a.documents[part], b.documents[part]] == [np.sum(firsts == n) for n in (11, 12)]
+        assert a.tokens[part] + b.tokens[part] == size
+        reasons = np.concatenate([g.reasons.ravel() for g in groups if g.part == part])
+        assert a.counted[part] + b.counted[part] == np.sum(reasons == 0)
+        assert state.reasons[part] == {
+            "special": np.sum(reasons & masks.SPECIAL > 0),
+            "first": size // 16,
+            "role": 0,
+        }
+
+
+def test_three_weights_are_honoured_to_within_one_document(tmp_path, words):
+    weights, longest = (5.0, 1.0, 0.5), 60
+    sources = []
+    for number, weight in enumerate(weights, 1):
+        corpus(tmp_path / f"{number}.jsonl", number, documents=600, longest=longest)
+        sources.append(Source(path=str(tmp_path / f"{number}.jsonl"), weight=weight))
+    data = DataSpec(sources=tuple(sources), tokens=8000, heldout_tokens=800, context=16)
+    *_, last = Packer(data, words, group=4).blocks()
+    used = [sum(source.tokens.values()) for source in last.state.sources]
+    for tokens, weight in zip(used, weights, strict=True):
+        assert abs(tokens - sum(used) * weight / sum(weights)) <= longest + 1
 
 
 def test_every_moment_of_the_mix_takes_from_the_source_furthest_behind(two, words):
     groups = list(Packer(two, words, group=1).blocks())
     for g in groups:
         a, b = g.state.sources
-        assert abs(a.tokens / 3.0 - b.tokens) <= 92
+        assert abs(sum(a.tokens.values()) / 3.0 - sum(b.tokens.values())) <= 92
 
 
 def test_a_dry_source_is_named_with_what_is_filled_and_what_to_do(tmp_path, words):
@@ -269,10 +299,10 @@ def test_reasons_mark_special_tokens_and_first_positions(two, words):
 
 
 def test_a_mask_listens_only_to_the_reasons_that_it_names():
-    reasons = np.arange(8, dtype=np.uint8).reshape(2, 4)
+    reasons = np.arange(16, dtype=np.uint8).reshape(2, 8)
     free = MaskSpec(special=False, first_positions=0, outlier_multiple=None)
-    assert masks.keep(reasons, free).all()
-    assert masks.keep(reasons, MaskSpec()).ravel().tolist() == [True] + [False] * 7
+    assert np.array_equal(masks.keep(reasons, free), reasons < masks.ROLE)
+    assert masks.keep(reasons, MaskSpec()).ravel().tolist() == [True] + [False] * 15
     only = MaskSpec(special=False, first_positions=0, outlier_multiple=5.0)
     assert np.array_equal(masks.keep(reasons, only), reasons < masks.OUTLIER)
 

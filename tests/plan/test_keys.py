@@ -36,6 +36,9 @@ def test_nobody_moves_a_key_by_accident(graph, golden):
         "wandb={project: p}",
         "train.checkpoint_every=3",
         "train.log_every=1",
+        "quota=500 GB",
+        "cache.store=s3://bucket/prefix",
+        "cache.part_tokens=4096",
     ],
 )
 def test_how_the_work_is_done_moves_no_key(graph, fixed, edit):

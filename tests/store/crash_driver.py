@@ -1,9 +1,13 @@
-"""Run by test_crashes.py: writers that are killed, and then finished by another process.
+"""Run by test_crashes.py: writers that die of SIGKILL, and others that go on after them.
 
-    crash_driver.py OUT named        every point in the protocol, in chunk 2, once each
-    crash_driver.py OUT random SEED  SIGKILL at a random moment, again and again, until it ends
+    crash_driver.py OUT named        every point of the protocol, each met for the 1st, 2nd and
+                                     last time; and the points of finishing
+    crash_driver.py OUT random SEED  one writer killed at random, again and again, until it ends
+    crash_driver.py OUT spread SEED  three writers of one array at once, killed at random
+    crash_driver.py OUT blocks SEED  a writer of token blocks killed at random
 
-Each writer is a forked process of its own; the one that dies, dies of SIGKILL.
+Each writer is a forked process of its own that claims what it writes, as stages do. Prints how
+many were killed.
 """
 
 from __future__ import annotations
@@ -13,53 +17,90 @@ import random
 import signal
 import sys
 import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
-import zarr  # noqa: F401  once here, not in every fork
+from arrays import SHARDS, record
 
-from sae_cli.store.activations import ActivationWriter
+from sae_cli.errors import Blocked
+from sae_cli.store import activations
 from sae_cli.store.blocks import BlockWriter
+from sae_cli.store.claim import claim
+from sae_cli.store.files import LocalFiles
+from sae_cli.store.layout import StageDir
 
-ROWS, D, CHUNK = 90, 6, 16  # six chunks, the last one short
-POINTS = [
-    "writing acts", "written acts", "writing mask", "written mask", "renamed acts",
-    "renamed mask", "before the log", "torn log line", "committed", "before finish",
-]  # fmt: skip
+COLUMNS = ("acts", "scales", "mask", "statistics")
+TIMES = {
+    **{f"writing {name}": (1, 5, 12) for name in COLUMNS[:2]},
+    **{f"writing {name}": (1, 2, SHARDS) for name in COLUMNS[2:]},
+    **{f"written {name}": (1, 2, SHARDS) for name in COLUMNS},
+    **{f"renamed {name}": (1, 2, SHARDS) for name in COLUMNS},
+    **dict.fromkeys(("before the log", "torn log line", "committed"), (1, 2, SHARDS)),
+}
+FINISHING = {"put": (1, 2), "drop_log": (1, 2), "tidy": (1,)}
+"""Acts of `finish`, and before which of them it dies: the joined log and the group are put, the
+parts' logs are dropped one by one, and last of all what is half written is tidied away."""
+PARTS = [range(2), range(2, 3), range(3, SHARDS)]
 SPLITS = {"train": 10, "heldout": 5}
 
 
-def rows(k: int, n: int) -> tuple[torch.Tensor, np.ndarray]:
-    """What chunk `k` holds: a pure function of k."""
-    acts = torch.randn(n, D, generator=torch.Generator().manual_seed(k)).to(torch.bfloat16)
-    reasons = (np.arange(n) % 5 == 0).astype(np.uint8) * 3
-    return acts, reasons
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def write_activations(folder: Path, die_at: str | None = None, pause: float = 0.0) -> None:
+def write(
+    folder: Path, part: range | None = None, at: str = "", nth: int = 0, pause: float = 0.0
+) -> None:
+    """Write a part; die at point `at` when it comes for the nth time."""
+    seen = 0
+
     def point(name: str) -> None:
+        nonlocal seen
         time.sleep(pause)
-        due = writer.next_chunk == (3 if name == "committed" else 2)
-        if due and die_at == "torn log line" and name == "before the log":
-            with open(folder / "commits.jsonl", "ab") as log:
-                log.write(b'{"files":{"acts.zarr/c.2.0":"5')
-            os.kill(os.getpid(), signal.SIGKILL)
-        if due and name == die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if name == ("before the log" if at == "torn log line" else at):
+            seen += 1
+            if seen == nth:
+                if at == "torn log line":
+                    with next((folder / "commits").iterdir()).open("ab") as log:
+                        log.write(b'{"files":{"activations.zarr/acts/c.2.0":"5')
+                die()
 
-    with ActivationWriter(folder, ROWS, D, CHUNK, "bfloat16", {"site": "x"}, point) as writer:
-        seen = writer.last_state
-        assert (seen["next"] if seen else 0) == writer.next_chunk
-        while writer.next_chunk < writer.n_chunks:
-            k = writer.next_chunk
-            writer.write(k, *rows(k, writer.rows_in(k)), {"next": k + 1})
-        if die_at == "before finish":
-            os.kill(os.getpid(), signal.SIGKILL)
-        writer.finish()
+    name = None if part is None else f"{part.start:06d}-{part.stop:06d}"
+    with suppress(Blocked), claim(StageDir(folder), name):
+        record(folder, "int8", part=part, threads=2, on_point=point)
 
 
-def write_blocks(folder: Path, pause: float = 0.0) -> None:
+def end(folder: Path, at: str = "", nth: int = 0) -> None:
+    """Finish; die before act `at` when it comes for the nth time."""
+    seen = 0
+
+    class Mortal(LocalFiles):
+        def act(self, name: str, do: Callable[..., None], *args: object) -> None:
+            nonlocal seen
+            seen += name == at
+            if name == at and seen == nth:
+                die()
+            do(*args)
+
+        def put(self, *args: object) -> None:
+            self.act("put", super().put, *args)
+
+        def drop_log(self, *args: object) -> None:
+            self.act("drop_log", super().drop_log, *args)
+
+        def tidy(self, *args: object) -> None:
+            self.act("tidy", super().tidy, *args)
+
+    activations.data_files = Mortal
+    with claim(StageDir(folder)):
+        activations.finish(folder)
+
+
+def blocks(folder: Path, pause: float = 0.0) -> None:
     with BlockWriter(folder, 4, SPLITS, 3, lambda _: time.sleep(pause)) as writer:
         while not (writer.complete("train") and writer.complete("heldout")):
             step = (writer.last_state() or {"step": 0})["step"]
@@ -71,42 +112,98 @@ def write_blocks(folder: Path, pause: float = 0.0) -> None:
         writer.finish()
 
 
-def killed(write, *args, after: float | None = None) -> bool:
-    """Run `write` in a forked process; whether it died of SIGKILL. It must not fail."""
+def start(do: Callable[..., None], *args: object) -> int:
+    """Begin it in a forked process."""
     child = os.fork()
     if child == 0:
-        write(*args)
-        os._exit(0)
-    if after is not None:
-        time.sleep(after)
-        os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    code = os.waitstatus_to_exitcode(status)
+        code = 1
+        try:
+            do(*args)
+            code = 0
+        except BaseException:  # noqa: BLE001  the child's own end
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return child
+
+
+def killed(child: int) -> bool:
+    """Whether a process died of SIGKILL. It must not fail."""
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert code in (0, -signal.SIGKILL), f"a writer failed with {code}"
     return code != 0
 
 
+def run(do: Callable[..., None], *args: object) -> bool:
+    return killed(start(do, *args))
+
+
+def named(out: Path) -> int:
+    deaths = 0
+    for point, times in TIMES.items():
+        for nth in times:
+            folder = out / f"{point} {nth}".replace(" ", "-")
+            assert run(write, folder, None, point, nth), folder.name
+            assert not run(write, folder) and not run(end, folder)
+            deaths += 1
+    for act, times in FINISHING.items():
+        for nth in times:
+            folder = out / f"{act}-{nth}"
+            for part in PARTS:
+                assert not run(write, folder, part)
+            assert run(end, folder, act, nth), folder.name
+            assert not run(end, folder)
+            deaths += 1
+    return deaths
+
+
+def at_random(dice: random.Random, out: Path, do: Callable[..., None], *args: object) -> int:
+    deaths = 0
+    while True:
+        child = start(do, out, *args)
+        time.sleep(dice.uniform(0.0, 0.05 * (deaths + 2)))
+        os.kill(child, signal.SIGKILL)
+        if not killed(child):
+            return deaths
+        deaths += 1
+
+
+def spread(dice: random.Random, out: Path) -> int:
+    """Three writers; every now and then one of them dies and another takes its place."""
+    deaths, running = 0, {}
+    left = list(PARTS)
+    while left:
+        for part in left:
+            if part not in running:
+                running[part] = start(write, out, part, "", 0, 0.01)
+        time.sleep(dice.uniform(0.0, 0.03 * (deaths // 4 + 2)))
+        victim = dice.choice(left)
+        os.kill(running[victim], signal.SIGKILL)
+        if killed(running.pop(victim)):
+            deaths += 1
+        else:
+            left.remove(victim)
+    return deaths
+
+
 def main(out: Path, mode: str, seed: int = 0) -> None:
     torch.set_num_threads(1)
-    assert not killed(write_activations, out / "acts" / "whole")
-    if mode == "named":
-        for name in POINTS:
-            folder = out / "acts" / name.replace(" ", "-")
-            assert killed(write_activations, folder, name), name
-            assert not killed(write_activations, folder), name
-        return
-    assert not killed(write_blocks, out / "blocks" / "whole")
     dice = random.Random(seed)
-    for n in range(2):
-        for kind, write, extra in (
-            ("acts", write_activations, (None, 0.001)),
-            ("blocks", write_blocks, (0.001,)),
-        ):
-            deaths = 0
-            folder = out / kind / f"random-{n}"
-            while killed(write, folder, *extra, after=dice.uniform(0.0, 0.04 * (deaths + 2))):
-                deaths += 1
-            print(kind, n, "died", deaths, "times")
+    if mode == "blocks":
+        assert not run(blocks, out / "whole")
+        print(at_random(dice, out / "killed", blocks, 0.002))
+        return
+    if mode == "named":
+        assert not run(write, out / "whole") and not run(end, out / "whole")
+        print(named(out))
+        return
+    folder = out / mode
+    if mode == "random":
+        deaths = at_random(dice, folder, write, None, "", 0, 0.005)
+    else:
+        deaths = spread(dice, folder)
+    deaths += at_random(dice, folder, end)
+    print(deaths)
 
 
 if __name__ == "__main__":

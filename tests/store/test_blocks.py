@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import xarray
 import zarr
 
 from sae_cli.errors import StoreError
@@ -53,7 +56,8 @@ def test_what_is_read_is_what_was_written_in_any_range(tmp_path: Path) -> None:
                     got = get(split, start, stop)
                     assert got.dtype == expected.dtype
                     np.testing.assert_array_equal(got, expected)
-    assert reader.verify() > 0
+    for table in reader.tables:
+        assert [d for s in table.commits for d in table.damages(s)] == []
 
 
 def test_a_writer_goes_on_with_the_state_of_the_latest_commit_of_either_split(
@@ -70,28 +74,39 @@ def test_a_writer_goes_on_with_the_state_of_the_latest_commit_of_either_split(
             writer.finish()
         reader = BlockReader(tmp_path / "a")
         assert (reader.n_blocks("train"), reader.n_blocks("heldout")) == (6, 3)
-        with pytest.raises(StoreError, match="3 of 4 are committed"):
+        with pytest.raises(StoreError, match=r"chunk 1 is not committed \(1 of 2 shards are\)"):
             reader.tokens("heldout", 0, 4)
         fill(writer)
         writer.finish()
 
 
-def test_plain_zarr_reads_the_same_blocks(tmp_path: Path) -> None:
+def test_zarr_and_xarray_read_the_same_blocks(tmp_path: Path) -> None:
     with BlockWriter(tmp_path, CONTEXT, BLOCKS, CHUNK) as writer:
         fill(writer)
-    array = zarr.open_array(tmp_path / "train" / "tokens.zarr", mode="r")
-    np.testing.assert_array_equal(np.asarray(array[:]), arrays("train", 0, 7)[0])
+    names = ("tokens", "document", "position", "reasons")
+    for split, n in BLOCKS.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            group: Any = zarr.open_group(tmp_path / f"{split}.zarr", mode="r")
+            data = xarray.open_zarr(tmp_path / f"{split}.zarr", chunks=None)
+        assert data.sizes == {"row": n, "place": CONTEXT}
+        for name, expected in zip(names, arrays(split, 0, n), strict=True):
+            assert group[name].dtype == data[name].dtype == expected.dtype
+            np.testing.assert_array_equal(group[name][:], expected)
+            np.testing.assert_array_equal(data[name].values, expected)
 
 
 def test_wrong_blocks_and_unknown_splits_are_refused(tmp_path: Path) -> None:
     with BlockWriter(tmp_path, CONTEXT, BLOCKS, CHUNK) as writer:
         tokens, document, position, reasons = arrays("train", 0, CHUNK)
-        with pytest.raises(StoreError, match="position must be"):
+        with pytest.raises(
+            StoreError, match=r"position: shard 0 holds 3 rows of \(5,\) <i4, got \(3, 5\) <i8"
+        ):
             writer.write("train", tokens, document, position.astype(np.int64), reasons)
-        with pytest.raises(StoreError, match="3 rows, got 2"):
+        with pytest.raises(StoreError, match="shard 0 has 3 rows, got 2"):
             writer.write("train", tokens[:2], document[:2], position[:2], reasons[:2])
         fill(writer)
-        with pytest.raises(StoreError, match="chunk 3 of 3"):
+        with pytest.raises(StoreError, match=r"has no shard 3 \(it has 3\)"):
             writer.write("train", tokens, document, position, reasons)
     with pytest.raises(StoreError, match="no split 'test'"):
         BlockReader(tmp_path).tokens("test", 0, 1)
@@ -109,7 +124,35 @@ def test_a_split_without_blocks_is_complete_and_empty(tmp_path: Path) -> None:
 def test_a_damaged_column_is_named(tmp_path: Path) -> None:
     with BlockWriter(tmp_path, CONTEXT, BLOCKS, CHUNK) as writer:
         fill(writer)
-    path = tmp_path / "heldout" / "document.zarr" / "c.1.0"
+    path = tmp_path / "heldout.zarr" / "document" / "c.1.0"
     path.write_bytes(bytes(len(path.read_bytes())))
-    with pytest.raises(StoreError, match=r"heldout/document\.zarr, chunk 1 \(rows 3 to 3\)"):
-        BlockReader(tmp_path).verify()
+    found = [str(d) for t in BlockReader(tmp_path).tables for s in t.commits for d in t.damages(s)]
+    what = f"{path} does not match its checksum"
+    assert found == [f"array heldout.zarr/document, shard 1 (rows 3 to 3): {what}"]
+
+
+def test_records_cover_metadata_and_log(tmp_path: Path) -> None:
+    with BlockWriter(tmp_path, CONTEXT, BLOCKS, CHUNK) as writer:
+        fill(writer)
+        records = writer.records()
+    rest = {path for path in tmp_path.rglob("*") if path.is_file() and path.name[:2] != "c."}
+    assert set(records) == rest and len(records) == 1 + 2 * 5
+
+
+def test_a_second_writer_and_another_plan_are_refused(tmp_path: Path) -> None:
+    with BlockWriter(tmp_path, CONTEXT, BLOCKS, CHUNK) as writer:
+        write_next(writer, "train")
+        with pytest.raises(StoreError, match="another process is writing"):
+            BlockWriter(tmp_path, CONTEXT, BLOCKS, CHUNK)
+        write_next(writer, "train")
+    for context, blocks, chunk in (
+        (CONTEXT + 1, BLOCKS, CHUNK),
+        (CONTEXT, {"train": 8, "heldout": 4}, CHUNK),
+        (CONTEXT, BLOCKS, 2),
+        (CONTEXT, {"heldout": 4}, CHUNK),
+    ):
+        with pytest.raises(StoreError, match="written by another plan"):
+            BlockWriter(tmp_path, context, blocks, chunk)
+    with BlockWriter(tmp_path, CONTEXT, BLOCKS, CHUNK) as writer:
+        fill(writer)
+        writer.finish()

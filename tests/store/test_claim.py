@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sae_cli.errors import Blocked
-from sae_cli.store.claim import Holder, _set_aside, claim, read_holder
+from sae_cli.store.claim import Holder, _set_aside, claim, is_held, read_holder
 from sae_cli.store.layout import StageDir
 from sae_cli.store.status import Status, state
 
@@ -23,7 +23,8 @@ import sys, time
 from pathlib import Path
 from sae_cli.store.claim import claim
 from sae_cli.store.layout import StageDir
-with claim(StageDir(Path(sys.argv[1])), heartbeat=0.05) as held:
+part = sys.argv[2] if len(sys.argv) > 2 else None
+with claim(StageDir(Path(sys.argv[1])), part, heartbeat=0.05) as held:
     held.progress(3, 10)
     print("held", flush=True)
     time.sleep(60)
@@ -65,8 +66,8 @@ def stage(tmp_path: Path) -> StageDir:
     return StageDir(tmp_path / "train" / "x-00000000")
 
 
-def hold(stage: StageDir) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", HOLD, str(stage)]
+def hold(stage: StageDir, *part: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLD, str(stage), *part]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     return process
@@ -75,7 +76,7 @@ def hold(stage: StageDir) -> subprocess.Popen[str]:
 def forge(stage: StageDir, age: float, **changes: object) -> Holder:
     """A claim left by someone else, last touched `age` seconds ago."""
     with claim(stage):
-        holder = read_holder(stage)
+        holder = read_holder(stage.claim)
     assert holder is not None
     forged = replace(holder, token="f" * 32, **changes)  # type: ignore[arg-type]
     stage.claim.write_text(json.dumps(asdict(forged)))
@@ -179,7 +180,7 @@ def test_a_holder_that_was_silent_too_long_notices_and_leaves_the_new_claim_alon
         taker = forge_over(stage)
         with pytest.raises(Blocked, match="taken over by far-away pid 7"):
             held.check()
-    assert read_holder(stage) == taker
+    assert read_holder(stage.claim) == taker
 
 
 def forge_over(stage: StageDir) -> Holder:
@@ -195,7 +196,7 @@ def test_a_living_claim_renamed_by_mistake_is_put_back(stage: StageDir) -> None:
     stale = forge(stage, age=0.0, born=1)
     with claim(stage) as fast:
         with pytest.raises(Blocked, match=f"pid {os.getpid()}"):
-            _set_aside(stage, stale)
+            _set_aside(stage, stage.claim, stale)
         fast.check()
         assert sorted(p.name for p in stage.path.iterdir()) == [".claim.lock", "claim"]
 
@@ -207,6 +208,76 @@ def test_a_new_start_removes_the_record_of_the_last_failure(stage: StageDir) -> 
     assert state(stage).cause == "x"
     with claim(stage):
         assert not stage.failed.exists()
+
+
+def test_parts_are_held_beside_each_other_and_the_whole_by_nobody_meanwhile(
+    stage: StageDir,
+) -> None:
+    first = hold(stage, "000000-000004")
+    try:
+        for blocked in ("000000-000004", None):
+            with (
+                pytest.raises(Blocked, match=rf"pid {first.pid}, last heard of"),
+                claim(stage, blocked),
+            ):
+                pass
+        with claim(stage, "000004-000008") as second:
+            second.check()
+            assert is_held(stage, "000000-000004") and is_held(stage, "000004-000008")
+            assert not is_held(stage)
+            with pytest.raises(Blocked), claim(stage):
+                pass
+            assert state(stage).status is Status.RUNNING
+        assert first.poll() is None and read_holder(stage.part_claim("000000-000004"))
+    finally:
+        first.kill()
+        first.wait()
+    assert state(stage).status is Status.STALE
+    with claim(stage) as held:  # the dead one's part goes with the taking of the whole
+        held.check()
+        assert [path.name for path in stage.claims] == ["claim"]
+        with pytest.raises(Blocked, match=f"pid {os.getpid()}"), claim(stage, "000000-000004"):
+            pass
+
+
+def test_a_dead_ones_part_is_taken_over_and_the_others_are_left_alone(stage: StageDir) -> None:
+    dead, living = hold(stage, "000000-000004"), hold(stage, "000004-000008")
+    try:
+        dead.kill()
+        dead.wait()
+        with claim(stage, "000000-000004") as held:
+            held.check()
+            assert len(stage.claims) == 2
+            with pytest.raises(Blocked, match=f"pid {living.pid}"), claim(stage, "000004-000008"):
+                pass
+        assert living.poll() is None
+    finally:
+        living.kill()
+        living.wait()
+
+
+def test_a_part_of_another_host_is_taken_over_when_its_lease_is_over(stage: StageDir) -> None:
+    with claim(stage, "a"):
+        holder = read_holder(stage.part_claim("a"))
+    assert holder is not None
+    elsewhere = asdict(replace(holder, host="far-away", token="f" * 32))
+    stage.part_claim("a").write_text(json.dumps(elsewhere))
+    for part in ("a", None):
+        with pytest.raises(Blocked, match="claimed by far-away"), claim(stage, part):
+            pass
+    os.utime(stage.part_claim("a"), (0, 0))
+    with claim(stage, "b"), claim(stage, "a") as held:
+        held.check()
+
+
+def test_only_who_holds_the_whole_sweeps_what_others_left(stage: StageDir) -> None:
+    stage.path.mkdir(parents=True)
+    stray = stage.path / ".done.json.0123.tmp"
+    stray.touch()
+    with claim(stage, "a"):
+        assert stray.exists()  # it may be another part's, and alive
+    with claim(stage):
+        assert not stray.exists()
 
 
 def test_of_many_processes_racing_for_a_dead_ones_claim_exactly_one_wins(tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+"""Whether what a sweep is about to write fits: on the disk of the workspace, and in its quota.
+
+What goes into a bucket does not count. Sizes are those of finished results; what is there of a
+stage already counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sae_cli.plan.graph import Graph, Stage
+from sae_cli.plan.jobs import disk_bytes
+from sae_cli.plan.place import folder
+from sae_cli.plan.reason import Row
+from sae_cli.spec.base import Frozen
+from sae_cli.spec.work import CacheWork
+from sae_cli.store.layout import Workspace, size_of
+from sae_cli.store.space import free_bytes, told, used_bytes
+
+_WRITERS = ("tokens", "cache", "train")
+"""Kinds that take room worth asking for."""
+
+
+class Room(Frozen):
+    """What a plan writes, and what there is for it. Bytes."""
+
+    local: int
+    """Still to be written to the disk of the workspace."""
+    bucket: int
+    """Still to be written to buckets."""
+    unknown: int
+    """Stages whose size is not known yet."""
+    free: int
+    """Free on that disk."""
+    quota: int | None
+    """Of the sweep."""
+    used: int | None
+    """Taken by the sweep's stages; only looked at when there is a quota."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What does not fit, one line each."""
+        out = []
+        if self.local > self.free:
+            out.append(
+                f"does not fit: {told(self.local)} to write, {told(self.free)} free; "
+                f"{told(self.local - self.free)} are missing"
+            )
+        if self.quota is not None and self.used is not None and self.used + self.local > self.quota:
+            out.append(
+                f"does not fit the quota of {told(self.quota)}: {told(self.used)} used and "
+                f"{told(self.local)} to write"
+            )
+        return out
+
+
+def room(graph: Graph, rows: Sequence[Row], workspace: Workspace) -> Room:
+    """What the rows of a plan that run will write, and what there is for it."""
+    todo = [row for row in rows if row.action == "run"]
+    quota = graph.sweep.spec.quota
+    here = [r for r in todo if bucket(workspace, r.stage) is None]
+    there = [r for r in todo if bucket(workspace, r.stage) is not None]
+    return Room(
+        local=sum(_missing(workspace, r.stage, r.bytes or 0) for r in here),
+        bucket=sum(r.bytes or 0 for r in there),
+        unknown=sum(r.bytes is None for r in todo),
+        free=free_bytes(workspace.root),
+        quota=quota,
+        used=None if quota is None else sum(_used(graph.stages, workspace).values()),
+    )
+
+
+def refusal(graph: Graph, workspace: Workspace, stages: Sequence[Stage]) -> str | None:
+    """Why the quota of a sweep leaves no room for what `stages` write, or None if it does."""
+    quota = graph.sweep.spec.quota
+    mine = [s for s in stages if s.kind in _WRITERS]
+    if quota is None or not mine:
+        return None
+    need = sum(_missing(workspace, s, disk_bytes(s) or 0) for s in mine)
+    used = _used(graph.stages, workspace)
+    taken = sum(used.values())
+    if taken + need <= quota:
+        return None
+    kinds = ", ".join(f"{kind} {told(n)}" for kind, n in used.items() if n)
+    return (
+        f"{told(need)} are to be written, but of the quota of {told(quota)} the stages of "
+        f"{graph.sweep.spec.name} use {told(taken)}"
+        + (f" ({kinds})" if kinds else "")
+        + ": saectl gc frees activations that nothing needs any more; or raise `quota`"
+    )
+
+
+def bucket(workspace: Workspace, stage: Stage) -> str | None:
+    """The bucket that holds a stage's data, or will; None where they are on this disk."""
+    work, place = stage.work, folder(workspace, stage)
+    if not isinstance(work, CacheWork):
+        return None
+    from sae_cli.store.locate import data_url  # numpy comes with it
+
+    url = data_url(place.path)
+    begun = place.part_commits.is_dir() or place.commits.exists()
+    return url if url is not None or begun else work.cache.store
+
+
+def _missing(workspace: Workspace, stage: Stage, planned: int) -> int:
+    """Bytes that a stage still writes to this disk, of those that it is planned to take."""
+    if bucket(workspace, stage) is not None:
+        return 0
+    return max(0, planned - size_of(folder(workspace, stage).path))
+
+
+def _used(stages: Iterable[Stage], workspace: Workspace) -> dict[str, int]:
+    return used_bytes(folder(workspace, s) for s in stages)
