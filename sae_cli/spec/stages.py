@@ -19,6 +19,8 @@ StoredDtype = Literal["float32", "bfloat16", "float16", "int8"]
 BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 INT8_BLOCK = 64
 """Dimensions that share a scale in int8."""
+CHUNK_ROWS = 8192
+"""Most rows of a chunk: those of a forward pass, so that small models' rows need no joining."""
 SHARD_ROWS = 32_768
 """Most rows of a shard."""
 Role = Annotated[str, Field(min_length=1)]
@@ -177,7 +179,7 @@ class CacheSpec(Frozen):
     """Tokens in one forward pass. It moves the last bits of a product, so it enters the key."""
     chunk_bytes: PositiveInt = 4 * 2**20
     """Largest size of a chunk, the unit of reading, rounded down to a power of two contexts (one
-    at least)."""
+    at least; 8192 tokens at most)."""
     shard_bytes: PositiveInt = 128 * 2**20
     """Largest size of a shard file, the unit of writing: a kill loses the shards under way. 32,768
     tokens at most."""
@@ -196,7 +198,8 @@ class CacheSpec(Frozen):
 
     def chunk_rows(self, d_in: int, context: int, rows: int) -> int:
         """Rows in a chunk of an array `[rows, d_in]`: a power of two contexts."""
-        return _grown(context, self.chunk_bytes // self.row_bytes(d_in), rows)
+        most = min(self.chunk_bytes // self.row_bytes(d_in), CHUNK_ROWS)
+        return _grown(context, most, rows)
 
     def shard_rows(self, d_in: int, context: int, rows: int) -> int:
         """Rows in a shard of that array: a power of two chunks."""

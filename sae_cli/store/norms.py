@@ -42,8 +42,8 @@ def edges() -> NDArray[np.float64]:
 
 def histogram(norms: NDArray[Any]) -> NDArray[np.int64]:
     """int64 [BINS], how many of `norms` lie in each bin; NaN counts as too large."""
-    bins = np.searchsorted(edges(), norms, side="right")
-    return np.bincount(bins, minlength=BINS).astype(np.int64)
+    below = np.searchsorted(np.sort(norms.astype(np.float64)), edges(), side="left")
+    return np.diff(below, prepend=0, append=len(norms)).astype(np.int64)
 
 
 def quantile(counts: NDArray[np.int64], q: float) -> float:
