@@ -97,7 +97,7 @@ class ActivationReader:
             for name in names
         }
         """Name -> (dtype on disk, shape of a row) of what an encoded row is made of."""
-        if self._stage.stats.is_file() and not self.complete:
+        if self._stage.done.is_file() and not self._stage.evicted.is_file() and not self.complete:
             raise StoreError(
                 f"{self._stage} was finished, but only {len(self.table.commits)} of "
                 f"{shape.n_shards} shards are committed: the commit log is damaged",

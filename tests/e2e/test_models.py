@@ -171,8 +171,8 @@ def test_chat_documents_go_through_the_models_template(
     only = ("--model", model("qwen3"), "--only", "tokens", "--set", source)
     saectl("run", spec, *only)
     (stage,) = saectl.store.glob("tokens/*")
-    tokens = np.asarray(zarr.open_array(stage / "train" / "tokens.zarr", mode="r")[:])
-    reasons = np.asarray(zarr.open_array(stage / "train" / "reasons.zarr", mode="r")[:])
+    tokens = np.asarray(zarr.open_array(stage / "train.zarr" / "tokens", mode="r")[:])
+    reasons = np.asarray(zarr.open_array(stage / "train.zarr" / "reasons", mode="r")[:])
     marks = {words.convert_tokens_to_ids(mark) for mark in ("<s>", "<e>", "<eos>")}
     shown = words.decode(tokens.reshape(-1)[:400])
     assert "<s> user w" in shown and "<s> assistant w" in shown and "nothink" in shown

@@ -142,7 +142,7 @@ def test_gc_frees_activations_and_a_later_need_brings_back_the_same_bits(
     assert "would free" in warm("gc").stdout and disk(warm.store).artefacts() == before
     assert "freed" in warm("gc", "--yes").stdout
     for stage in disk(warm.store).stages("cache"):
-        assert not (stage / "acts.zarr").exists() and (stage / "stats.safetensors").is_file()
+        assert not (stage / "activations.zarr").exists() and (stage / "stats.safetensors").is_file()
     assert "nothing to free" in warm("gc").stdout
     plan = warm.sweep("plan", small)
     assert all(found == {"skip"} for found in actions(plan).values())
@@ -183,7 +183,7 @@ def test_an_edit_to_eval_moves_evaluation_and_release_alone(
     assert len(run["stages"]) == SAES + 1
     for kind in ("tokens", "cache", "train"):
         assert disk(warm.store).done(kind) == finished.done(kind)
-    assert not list(warm.store.glob("cache/*/acts.zarr"))
+    assert not list(warm.store.glob("cache/*/activations.zarr"))
     assert "nothing to do" in warm("run", small).stdout, "the work before the edit is still there"
 
 

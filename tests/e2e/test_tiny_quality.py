@@ -33,7 +33,7 @@ def test_the_model_knows_its_text_far_better_than_word_counts_do(demo: Any) -> N
     """Clean CE, against that of the training tokens' frequencies, both in nats."""
     (stage,) = demo["store"].glob("tokens/*")
     train, heldout = (
-        np.asarray(zarr.open_array(stage / part / "tokens.zarr", mode="r")[:]).reshape(-1)
+        np.asarray(zarr.open_array(stage / f"{part}.zarr" / "tokens", mode="r")[:]).reshape(-1)
         for part in ("train", "heldout")
     )
     counts = np.bincount(train, minlength=int(heldout.max()) + 1) + 1.0
