@@ -201,7 +201,7 @@ def _begin(
     Waits while another process is at that.
     """
     with ExitStack() as stack:
-        for task in tasks:
+        for task in sorted(tasks, key=lambda t: t.out):  # or two processes wait for each other
             while True:
                 try:
                     stack.enter_context(task.part(DECLARING))

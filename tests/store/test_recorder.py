@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,23 @@ def test_a_recorder_that_is_left_gives_its_share_of_the_lanes_back(tmp_path: Pat
             put(recorder)
     assert ActivationReader(tmp_path / "whole").complete
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_shard_that_is_just_being_committed_is_waited_for(tmp_path: Path) -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def point(name: str) -> None:
+        if name == "written acts":
+            begun.set()
+            gate.wait(20)
+
+    with Lanes(2) as lanes:
+        with Recorder(tmp_path, plan(), ABOUT, lanes=lanes, on_point=point) as recorder:
+            recorder.put(0, acts()[:SHARD], reasons()[:SHARD])
+            assert begun.wait(20)
+            threading.Timer(0.05, gate.set).start()
+        assert committed(tmp_path) == [0]
+        lanes.drain()  # it went well
 
 
 def test_another_plan_on_the_same_folder_is_refused(tmp_path: Path) -> None:
