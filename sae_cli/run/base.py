@@ -21,6 +21,7 @@ from sae_cli.plan.jobs import Job
 from sae_cli.plan.place import folder, record_of
 from sae_cli.stages.task import SHARED, Dep, Report, Task
 from sae_cli.store.atomic import sync_folder
+from sae_cli.store.chunks import METADATA
 from sae_cli.store.claim import Claim, claim
 from sae_cli.store.layout import StageDir, Workspace
 from sae_cli.store.ledger import (
@@ -238,7 +239,8 @@ def _clear(place: StageDir) -> None:
     sync_folder(place.path)
     delete_remote(place)
     shutil.rmtree(place.part_commits, ignore_errors=True)
-    place.commits.unlink(missing_ok=True)
+    for index in (place.commits, place.activations / METADATA):
+        index.unlink(missing_ok=True)
     sync_folder(place.path)
     for entry in place.path.iterdir():
         if entry == place.claim_lock or entry in place.claims:

@@ -165,7 +165,12 @@ class DataSpec(Frozen):
 
 
 Bucket = Annotated[
-    str, Shape(r"(s3|gs|az)://[^/].*", "a bucket and prefix: s3://..., gs://... or az://...")
+    str,
+    Shape(
+        r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._/-]*)?",
+        "a bucket and prefix, s3://BUCKET/PREFIX (or gs://, az://): credentials come from the "
+        "environment alone",
+    ),
 ]
 
 
