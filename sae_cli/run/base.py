@@ -21,7 +21,6 @@ from sae_cli.plan.jobs import Job
 from sae_cli.plan.place import folder, record_of
 from sae_cli.stages.task import SHARED, Dep, Report, Task
 from sae_cli.store.atomic import sync_folder
-from sae_cli.store.chunks import METADATA
 from sae_cli.store.claim import Claim, claim
 from sae_cli.store.layout import StageDir, Workspace
 from sae_cli.store.ledger import (
@@ -239,7 +238,7 @@ def _clear(place: StageDir) -> None:
     sync_folder(place.path)
     delete_remote(place)
     shutil.rmtree(place.part_commits, ignore_errors=True)
-    for index in (place.commits, place.activations / METADATA):
+    for index in (place.commits, place.activations / "zarr.json"):
         index.unlink(missing_ok=True)
     sync_folder(place.path)
     for entry in place.path.iterdir():
