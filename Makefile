@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
+PEERS   = $(VENV)/peers
 
-.PHONY: setup demo test e2e lint type format bench ci clean
+.PHONY: setup demo test e2e lint type format bench bench-peers ci clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 setup: $(READY)  ## a virtual environment with everything, at the pinned versions
 
@@ -41,6 +42,16 @@ format: setup  ## ruff: mend what it can
 
 bench: setup  ## ratios against raw tools, on this machine
 	$(BIN)/python bench/store.py
+
+bench-peers: $(PEERS)/.ready  ## a training step against other trainers, in their own environment
+	$(PEERS)/bin/python bench/train_step.py
+
+$(PEERS)/.ready: pyproject.toml constraints.txt bench/peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --editable . -r bench/peers.txt
+	$(PEERS)/bin/python -m pip install --quiet --no-deps dictionary-learning==0.1.0 nnsight==0.3.7
+	touch $(PEERS)/.ready
 
 ci: lint type test  ## what continuous integration runs
 

@@ -1,6 +1,7 @@
 """Capture against a bare forward of the same model that stops at the same layer: paired ratios.
 
     python bench/capture.py [--stage capture|store] [--model tiny|100m] [--rounds 30]
+    python bench/capture.py --rss
 
 Captures 3 sites (attn_out, mlp_out, resid_post) of all layers. The bare forward keeps nothing, has
 one hook that ends it behind the last layer, and runs in inference mode. Both run in every round,
@@ -8,12 +9,18 @@ in turns first and second, and a round gives one ratio. A ratio above 1 means th
 slower. `--stage store` adds all that the cache stage does: outliers, statistics, checksums, bytes
 on disk; a round is then several forwards, with the wait for the last of them to be written.
 `100m` is a Qwen3 of random weights: 12 layers, d 768.
+
+`--rss` prints the peak memory of processes that capture 3 sites of the tiny model's last layer over
+1, 5 and 20 million tokens, as the command does it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,14 +41,17 @@ from sae_cli.lm.load import load_model
 from sae_cli.lm.sites import Tap, find_tap
 from sae_cli.spec.stages import CacheSpec, MaskSpec, ModelSpec, Site
 from sae_cli.stages.cache import counted
-from sae_cli.store.activations import ArrayPlan
-from sae_cli.store.recorder import Recorder
-from sae_cli.store.strands import Lanes
+from sae_cli.store.acts.array import ArrayPlan
+from sae_cli.store.acts.norms import norms_of
+from sae_cli.store.acts.recorder import Recorder
+from sae_cli.store.acts.strands import Lanes
 
 SITES: tuple[Site, ...] = ("attn_out", "mlp_out", "resid_post")
 CONTEXT = 128
-FORWARDS = 4
-"""Of the tiny model, in a round of `--stage store`: so many fill a shard."""
+FORWARDS = 32
+"""Of the tiny model, in a round of `--stage store`: eight shards. The stage waits for its writes
+once in a part, of 122 such forwards."""
+TOKENS = (1_000_000, 5_000_000, 20_000_000)
 
 
 class _Stop(Exception):
@@ -58,7 +68,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dir", help="where to write; a temporary folder otherwise")
+    parser.add_argument("--rss", action="store_true", help="peak memory of a capture instead")
     args = parser.parse_args()
+    if args.rss:
+        print_rss(args.dir)
+        return
     device = pick_device(args.device)
     print(f"{device}, {torch.get_num_threads()} threads, {args.dtype}, {args.rounds} rounds")
     for name in args.model or ["tiny", "100m"]:
@@ -130,8 +144,9 @@ class Stored:
         for _ in range(self._at_once):
             for recorder, acts in zip(self._recorders, self._reader(self._blocks), strict=True):
                 flat = acts.flatten(0, 1)
-                reasons = counted(self._reasons, flat, 1e6, MaskSpec())
-                recorder.put(self._done, flat, reasons)
+                norms = norms_of(flat)
+                reasons = counted(self._reasons, norms, 1e6, MaskSpec())
+                recorder.put(self._done, flat, reasons, norms)
             self._done += self._blocks.numel()
         self._lanes.drain()
 
@@ -191,6 +206,29 @@ def report(
     if flops is not None:
         line += f", {speeds[1] * flops / 1e12:.3g} TFLOP/s"
     print(line + (f", MFU {speeds[1] * flops / peak:.1%}" if flops and peak else ""))
+
+
+def print_rss(dir: str | None) -> None:
+    """A table: tokens, MB of the arrays, peak MB of the process that captured them."""
+    print(f"{'tokens':>12}{'arrays MB':>12}{'peak MB':>10}")
+    for tokens in TOKENS:
+        with tempfile.TemporaryDirectory(dir=dir) as name:
+            options = ["--quiet", "--store", name, "--set", f"data.tokens={tokens}", "--only"]
+            for verb, chosen in (("run", "tokens"), ("cache", "*L3*")):
+                command = [sys.executable, "-m", "sae_cli", verb, "tiny", *options, chosen]
+                peak = peak_of(command)
+            arrays = (Path(name) / "cache").rglob("*/activations.zarr/**/*")
+            size = sum(p.stat().st_size for p in arrays if p.is_file())
+        print(f"{tokens:>12,}{size / 1e6:>12.0f}{peak / 1e6:>10.0f}", flush=True)
+
+
+def peak_of(command: list[str]) -> int:
+    """Peak memory, bytes, of a command that must succeed."""
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return usage.ru_maxrss if sys.platform == "darwin" else usage.ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """The activation store against raw memory-mapped files and two peers: paired ratios from one run.
 
-    python bench/store.py [--mb 512] [--d 2560] [--rounds 3] [--dtype bfloat16] [--pool 32768]
+    python bench/store.py [--mb 512] [--d 2560] [--rounds 3] [--epochs 4] [--dtype bfloat16]
     python bench/store.py --rss
 
 Each round writes the same rows through `Recorder` (with its checksums, statistics and syncs), as
-one raw file with one sync, and in the formats of SAELens and OpenMOSS (`peers`); then all are read
-in batches of 8192 rows as float32: the raw file in whole blocks at random places, the others
-shuffled row by row in a pool of `--pool` rows. The order of the four changes from round to round;
-nothing leaves the page cache. A ratio above 1 means that the store is slower.
+one raw file with one sync, and in the formats of SAELens and OpenMOSS (`peers`). Then all are read
+`--epochs` times, in batches of 8192 rows as float32: the raw file row by row in a shuffled order
+(`raw`: training without a store) and in whole blocks at random places (`blocks`: nothing is
+shuffled), the others shuffled in a pool of `--pool` rows. The order of all changes from round to
+round; nothing leaves the page cache. A ratio above 1 means that the store is slower.
 
 `--rss` prints the peak memory of processes that read 1, 5 and 20 million tokens.
 """
@@ -30,9 +31,9 @@ import peers
 import torch
 
 from sae_cli.spec.stages import CacheSpec
-from sae_cli.store.activations import ActivationReader, ArrayPlan, finish
-from sae_cli.store.recorder import Recorder
-from sae_cli.store.shuffle import ShuffledReader
+from sae_cli.store.acts.array import ActivationReader, ArrayPlan, finish
+from sae_cli.store.acts.recorder import Recorder
+from sae_cli.store.acts.shuffle import ShuffledReader
 
 BATCH = 8192
 TOKENS = (1_000_000, 5_000_000, 20_000_000)
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--mb", type=int, default=256, help="MB of rows, at 16 bits a number")
     parser.add_argument("--d", type=int, default=2560)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4, help="times that all rows are read")
     parser.add_argument(
         "--dtype", choices=["bfloat16", "float16", "float32", "int8"], default="bfloat16"
     )
@@ -55,11 +57,13 @@ def main() -> None:
     if args.rss:
         print_rss(args.dtype, args.pool)
     else:
-        print_ratios(args.mb, args.d, args.rounds, args.dtype, args.pool, not args.no_peers)
+        print_ratios(args)
 
 
-def print_ratios(mb: int, d: int, rounds: int, dtype: str, pool: int, with_peers: bool) -> None:
+def print_ratios(args: argparse.Namespace) -> None:
     """Time everything and print it."""
+    mb, d, rounds, dtype, pool = args.mb, args.d, args.rounds, args.dtype, args.pool
+    epochs, with_peers = args.epochs, not args.no_peers
     rows = max(1, mb * 2**20 // (2 * d) // BATCH) * BATCH
     exact = dtype if dtype != "int8" else "bfloat16"
     data = torch.randn(rows, d, generator=torch.Generator().manual_seed(0))
@@ -74,24 +78,28 @@ def print_ratios(mb: int, d: int, rounds: int, dtype: str, pool: int, with_peers
                 "raw": lambda at=at: write_raw(at / "raw", data),
             }
             reads: dict[str, Callable[[], object]] = {
-                "store": lambda at=at: drain(read_store(at / "store", pool)),
-                "raw": lambda at=at: drain(read_raw(at / "raw", data)),
+                "store": lambda at=at: drain(read_store(at / "store", pool, epochs)),
+                "raw": lambda at=at: drain(read_raw(at / "raw", data, epochs)),
+                "blocks": lambda at=at: drain(read_blocks(at / "raw", data, epochs)),
             }
             if with_peers:
                 writes["SAELens"] = lambda at=at: peers.write_saelens(at / "arrow", half, BATCH)
                 writes["OpenMOSS"] = lambda at=at: peers.write_openmoss(at / "chunks", data)
-                reads["SAELens"] = lambda at=at: drain(
-                    peers.read_saelens(at / "arrow", rows, d, pool, BATCH)
-                )
-                reads["OpenMOSS"] = lambda at=at: drain(
-                    peers.read_openmoss(at / "chunks", rows, pool, BATCH)
-                )
+                reads["SAELens"] = lambda at=at: [
+                    drain(peers.read_saelens(at / "arrow", rows, d, pool, BATCH))
+                    for _ in range(epochs)
+                ]
+                reads["OpenMOSS"] = lambda at=at: [
+                    drain(peers.read_openmoss(at / "chunks", rows, pool, BATCH))
+                    for _ in range(epochs)
+                ]
             for what, acts in (("write", writes), ("read", reads)):
                 for who in list(acts)[:: -1 if i % 2 else 1]:
                     seconds.setdefault(f"{what} {who}", []).append(timed(acts[who]))
     size = rows * d * 2 / 1e6
     print(
-        f"{rows} rows x {d} = {size:.0f} MB at 16 bits, {dtype}, pools of {pool}, {rounds} rounds"
+        f"{rows} rows x {d} = {size:.0f} MB at 16 bits, {dtype}, read {epochs} times in pools of "
+        f"{pool}, {rounds} rounds"
     )
     for name, spent in seconds.items():
         what, who = name.split()
@@ -145,20 +153,37 @@ def write_store(
     finish(folder)
 
 
-def read_raw(path: Path, like: torch.Tensor) -> Iterable[torch.Tensor]:
+def read_raw(path: Path, like: torch.Tensor, epochs: int) -> Iterable[torch.Tensor]:
+    """All rows of a mapped file in a shuffled order."""
+    mapped = map_raw(path, like)
+    for epoch in range(epochs):
+        order = np.random.default_rng(epoch).permutation(len(like))
+        for start in range(0, len(like), BATCH):
+            rows = mapped[order[start : start + BATCH]]
+            yield torch.from_numpy(rows).view(like.dtype).float()
+
+
+def read_blocks(path: Path, like: torch.Tensor, epochs: int) -> Iterable[torch.Tensor]:
     """All rows in blocks at random places of a mapped file."""
+    mapped = map_raw(path, like)
+    for epoch in range(epochs):
+        for b in np.random.default_rng(epoch).permutation(len(like) // BATCH):
+            block = np.array(mapped[b * BATCH : (b + 1) * BATCH])
+            yield torch.from_numpy(block).view(like.dtype).float()
+
+
+def map_raw(path: Path, like: torch.Tensor) -> np.ndarray:
+    """What `write_raw` wrote."""
     word = np.int16 if like.itemsize == 2 else np.int32
-    mapped = np.memmap(path, word, "r", shape=tuple(like.shape))
-    for b in np.random.default_rng(0).permutation(len(like) // BATCH):
-        block = np.array(mapped[b * BATCH : (b + 1) * BATCH])
-        yield torch.from_numpy(block).view(like.dtype).float()
+    return np.memmap(path, word, "r", shape=tuple(like.shape))
 
 
-def read_store(folder: Path, pool: int) -> Iterable[torch.Tensor]:
-    """An epoch, shuffled row by row."""
+def read_store(folder: Path, pool: int, epochs: int) -> Iterable[torch.Tensor]:
+    """All rows, shuffled row by row."""
     reader = ActivationReader(folder)
-    with ShuffledReader(reader, pool, 0, end=reader.n_rows) as stream:
-        for start in range(0, stream.rows_per_epoch - BATCH + 1, BATCH):
+    end = epochs * reader.n_rows
+    with ShuffledReader(reader, pool, 0, end=end) as stream:
+        for start in range(0, end - BATCH + 1, BATCH):
             yield stream.batch(start, BATCH)
 
 
@@ -188,7 +213,7 @@ def _fill(folder: Path, tokens: int, dtype: str) -> int:
 
 
 def _peak(folder: Path, pool: int) -> int:
-    drain(read_store(folder, pool))
+    drain(read_store(folder, pool, 1))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from sae_cli.store.activations import ArrayPlan, finish
-from sae_cli.store.encodings import Encoding
-from sae_cli.store.recorder import Recorder
-from sae_cli.store.strands import Lanes
+from sae_cli.store.acts.array import ArrayPlan, finish
+from sae_cli.store.acts.encodings import Encoding
+from sae_cli.store.acts.recorder import Recorder
+from sae_cli.store.acts.strands import Lanes
+from sae_cli.store.tables.files import LocalFiles
+from sae_cli.store.tables.journal import read_entries
 
 N, D, CHUNK, SHARD = 90, 70, 8, 24
 SHARDS = 4
@@ -76,6 +78,11 @@ def written(folder: Path, encoding: Encoding = "bfloat16", shard: int = SHARD) -
     record(folder, encoding, shard=shard)
     finish(folder)
     return folder
+
+
+def committed(folder: Path) -> list[int]:
+    """The shards of an array that are committed."""
+    return [entry["k"] for entry in read_entries(LocalFiles(folder))]
 
 
 def tree(folder: Path, but: Iterable[str] = ()) -> dict[str, str]:

@@ -42,7 +42,8 @@ EXCEPTIONS = {
 HEAVY = ("torch", "transformers", "datasets", "zarr", "wandb", "sae_lens", "pyarrow", "tokenizers")
 LIGHT = ("errors", "spec", "plan", "report", "run", "cli")
 LIGHT_FILES = (
-    *(f"store/{name}.py" for name in ("key", "layout", "ledger", "claim", "status", "atomic")),
+    *(f"store/{name}.py" for name in ("key", "layout", "atomic")),
+    *(f"store/records/{name}.py" for name in ("ledger", "claim", "holder", "status", "space")),
     *(f"lm/{name}.py" for name in ("hub", "refusal", "names")),
     *(f"lm/tiny/{name}.py" for name in ("__init__", "grammar")),
     "stages/__init__.py",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+
 from sae_cli.cli import options as o
 from sae_cli.cli import render
 from sae_cli.cli.output import FreeLine, GcOutput
 from sae_cli.cli.session import open_sweeps, recorded
-from sae_cli.errors import OK
+from sae_cli.errors import FAILED, OK, Blocked, StoreError
 from sae_cli.plan.graph import Graph
 from sae_cli.plan.place import folder
 from sae_cli.store.layout import StageDir, Workspace, size_of
-from sae_cli.store.ledger import evict, read_done
-from sae_cli.store.space import told
-from sae_cli.store.status import Status, state
+from sae_cli.store.records.evict import evict
+from sae_cli.store.records.ledger import read_done
+from sae_cli.store.records.space import told
+from sae_cli.store.records.status import Status, state
+from sae_cli.store.records.users import readers
 
 
 def gc(
@@ -26,8 +31,9 @@ def gc(
 ) -> int:
     """Free the activations whose every SAE is trained; records and statistics stay.
 
-    Activations that any recorded sweep still needs are kept. Without SPEC, those that no sweep
-    of the workspace names any more go too. What lies in a bucket is deleted there.
+    Activations that a recorded sweep still needs, or a running training reads, are kept. Without
+    SPEC, those that no sweep of the workspace names any more go too. What lies in a bucket is
+    deleted there.
     """
     workspace = Workspace(store)
     done: dict[str, StageDir] = {}
@@ -40,14 +46,14 @@ def gc(
         _sort(opened.graph, workspace, named, needed)
     if spec is None and model is None:
         done |= {p.key: p for p in workspace.stages("cache") if state(p).status is Status.DONE}
-    free = [place for key, place in done.items() if key not in needed]
+    unneeded = [place for key, place in done.items() if key not in needed]
+    free = [place for place in unneeded if not readers(place, ["train"])]
     lines = [_line(place, place.key in named) for place in free]
     if json:
-        freed = sum(evict(p, p.activation_data) for p in free) if yes else None
-        size = sum(line.bytes for line in lines) if freed is None else freed
-        said = GcOutput(freed=yes, bytes=size, stages=tuple(lines))
-        print(said.model_dump_json(indent=2))
-        return OK
+        freed, left = _free(free) if yes else (sum(line.bytes for line in lines), [])
+        gone = tuple(line for line in lines if line.key not in left)
+        print(GcOutput(freed=yes, bytes=freed, stages=gone).model_dump_json(indent=2))
+        return FAILED if left else OK
     if not free:
         print("nothing to free")
         return OK
@@ -62,12 +68,25 @@ def gc(
     if not yes:
         print(f"would free {told(sum(x.bytes for x in lines))}; say --yes to do it")
         return OK
-    print(f"freed {told(sum(evict(place, place.activation_data) for place in free))}")
-    return OK
+    freed, left = _free(free)
+    print(f"freed {told(freed)}")
+    return FAILED if left else OK
+
+
+def _free(places: Sequence[StageDir]) -> tuple[int, list[str]]:
+    """Free these activations; returns the bytes freed, and the keys of those that had to stay."""
+    freed, left = 0, []
+    for place in places:
+        try:
+            freed += evict(place, place.activation_data)
+        except (StoreError, Blocked) as error:
+            left.append(place.key)
+            print(f"error: not freed: {error}", file=sys.stderr)
+    return freed, left
 
 
 def _line(place: StageDir, named: bool) -> FreeLine:
-    from sae_cli.store.locate import data_url  # numpy comes with it
+    from sae_cli.store.buckets.locate import data_url  # numpy comes with it
 
     url, done = data_url(place.path), read_done(place)
     here = sum(size_of(p) for p in place.activation_data)

@@ -15,8 +15,8 @@ from sae_cli.spec.problems import closest
 from sae_cli.spec.work import KINDS
 from sae_cli.store.atomic import read_json
 from sae_cli.store.layout import StageDir, Workspace, size_of
-from sae_cli.store.space import told
-from sae_cli.store.status import state
+from sae_cli.store.records.space import told
+from sae_cli.store.records.status import state
 
 
 def ls(

@@ -11,7 +11,7 @@ from sae_cli.run.base import Result
 from sae_cli.spec.base import Frozen
 from sae_cli.spec.work import CacheWork
 from sae_cli.store.layout import StageDir
-from sae_cli.store.status import committed
+from sae_cli.store.records.status import committed
 
 
 class StageLine(Frozen):

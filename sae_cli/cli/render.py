@@ -10,7 +10,7 @@ from sae_cli.plan.reason import Row
 from sae_cli.plan.room import Room
 from sae_cli.report.results import SaeRow
 from sae_cli.spec.work import CacheWork
-from sae_cli.store.space import told
+from sae_cli.store.records.space import told
 
 _COLOURS = {
     "run": "yellow",

@@ -2,7 +2,9 @@
 
 Of activations only the damaged shards are captured again; of a record of which another copy is
 sound, nothing at all. Any other stage is done anew. What came out is compared, by its digest, with
-what the record said before. Nothing else is touched: what a stage reads must be there.
+what the record said before. An unfinished array is not finished by this: its damaged shards are
+withdrawn, and captured with the rest. Nothing is deleted before what the stage reads was found to
+be readable, and nothing that another workspace put into a bucket.
 """
 
 from __future__ import annotations
@@ -19,11 +21,16 @@ from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.place import folder
 from sae_cli.plan.reason import explain
 from sae_cli.run import local
-from sae_cli.run.base import Context
-from sae_cli.store import mend
+from sae_cli.run.context import Context
+from sae_cli.run.opening import check_sources
+from sae_cli.store.buckets.locate import data_files
 from sae_cli.store.layout import StageDir, Workspace
-from sae_cli.store.ledger import read_done
-from sae_cli.store.verify import Check, under_repair
+from sae_cli.store.records import mend
+from sae_cli.store.records.claim import claim
+from sae_cli.store.records.evict import refuse_foreign
+from sae_cli.store.records.ledger import keep_record, read_done
+from sae_cli.store.records.verify import Check, under_repair
+from sae_cli.store.tables.journal import withdraw
 
 Verdict = Literal["repaired", "changed", "not repaired"]
 _ROUNDS = 4
@@ -62,6 +69,13 @@ class Repairer:
 
     def repair(self, found: Check) -> Outcome:
         """Repair what was found of a stage; raises Interrupted when a stop was asked for."""
+        place = found.stage
+        try:
+            refuse_foreign(place)
+            if place.kind == "cache" and not (place.done.exists() or under_repair(place)):
+                return _withdraw(found)
+        except SaectlError as error:
+            return Outcome("not repaired", error.what)
         here = self._stage(found.stage)
         if here is None:
             return Outcome(
@@ -88,6 +102,9 @@ class Repairer:
                     found = self._again(found.stage)
                     continue
                 if found.flaws:
+                    check_sources(stage, self._context(graph, set()))
+                    with claim(found.stage):
+                        keep_record(found.stage)
                     mend.withdraw_damage(found)
             except SaectlError as error:
                 raise _Failed(error.what) from error
@@ -136,10 +153,12 @@ class Repairer:
         (row,) = explain(graph, self._workspace, [stage], force)
         if row.action == "blocked":
             raise _Failed(row.reason)
-        context = Context(self._workspace, self._report, graph.sweep.spec.device, self._stop, force)
-        for result in local.run([stage], context):
+        for result in local.run([stage], self._context(graph, force)):
             if result.ending not in ("done", "skipped"):
                 raise _Failed(result.cause or result.ending)
+
+    def _context(self, graph: Graph, force: set[str]) -> Context:
+        return Context(self._workspace, self._report, graph.sweep.spec.device, self._stop, force)
 
     def _stage(self, place: StageDir) -> tuple[Graph, Stage] | None:
         """The stage whose folder this is, in the first sweep that has it."""
@@ -161,6 +180,20 @@ class Repairer:
             self._report.note(f"left out: sweep {path}: {error.what}")
             return
         self._graphs += [one.graph for one in found]
+
+
+def _withdraw(found: Check) -> Outcome:
+    """Make the damaged shards of an unfinished array uncommitted: who goes on captures them."""
+    place = found.stage
+    go_on = f"saectl cache SPEC --only {place.key}"
+    if found.blind:
+        what = next(flaw.what for flaw in found.flaws if flaw.shard is None)
+        return Outcome("not repaired", f"{what}; it is unfinished: {go_on} --force begins anew")
+    shards = {flaw.shard for flaw in found.flaws if flaw.shard is not None}
+    with claim(place):
+        withdraw(data_files(place.path), shards)
+    many = f"{len(shards)} shard{'s' if len(shards) > 1 else ''}"
+    return Outcome("repaired", f"{many} withdrawn; it is unfinished: {go_on} goes on")
 
 
 class _Failed(Exception):

@@ -22,11 +22,13 @@ from sae_cli.plan.reason import explain
 from sae_cli.plan.room import refusal, room
 from sae_cli.report.results import rows as result_rows
 from sae_cli.run import local
-from sae_cli.run.base import Context, Result, tidy
+from sae_cli.run.base import Result, tidy
+from sae_cli.run.context import Context
 from sae_cli.run.signals import stop_requests
 from sae_cli.spec.work import Kind
 from sae_cli.store.layout import Workspace
-from sae_cli.store.space import free_bytes, told
+from sae_cli.store.records.space import free_bytes, told
+from sae_cli.store.records.status import Status
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class _Outcome:
     results: Sequence[Result]
     waiting: int
     """Stages that were left, because what they need is not there."""
+    freed: Sequence[Stage]
+    """Activations that are left freed, because nothing that runs reads them."""
 
 
 def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
@@ -124,8 +128,9 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
             tidy(folder(workspace, row.stage))
     chosen = [r.stage for r in rows if r.action != "blocked"]
     _refuse_overfull(workspace, room(graph, rows, workspace).local, wish.yes)
+    freed = [r.stage for r in rows if r.action == "skip" and r.state.status is Status.EVICTED]
     if not todo:
-        return _Outcome(graph, chosen, [], len(blocked))
+        return _Outcome(graph, chosen, [], len(blocked), freed)
     report = reporter(quiet=wish.quiet)
     if wish.named:
         aside = remember(graph, workspace)
@@ -155,7 +160,7 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
         report.close()
         here = [folder(workspace, s) for s in graph.stages]
         workspace.link_run(graph.sweep.spec.name, [d for d in here if d.path.is_dir()])
-    return _Outcome(graph, chosen, results, len(blocked))
+    return _Outcome(graph, chosen, results, len(blocked), freed)
 
 
 def _refuse_overfull(workspace: Workspace, needed: int, yes: bool) -> None:
@@ -185,6 +190,11 @@ def _print(outcome: _Outcome, workspace: Workspace) -> None:
             + (", ".join(f"{n} {kind}" for kind, n in ended.items()) or "none")
             + " done"
         )
+    if outcome.freed and {s.kind for s in chosen} <= {"tokens", "cache"}:
+        print(f"{name}: the activations of {_listed(outcome.freed)} were freed by gc")
+        some = len(outcome.freed) < sum(s.kind == "cache" for s in chosen)
+        only = "".join(f"--only {s.key} " for s in outcome.freed if some)
+        print(f"  to capture them again: saectl cache SPEC {only}--force")
     if outcome.waiting:
         print(
             f"{name}: {outcome.waiting} stages wait for what comes before them "
@@ -195,6 +205,10 @@ def _print(outcome: _Outcome, workspace: Workspace) -> None:
         render.results(found)
     for path in _released(outcome, workspace):
         print(f"release: {path}")
+
+
+def _listed(stages: Sequence[Stage]) -> str:
+    return ", ".join(s.name for s in stages)
 
 
 def _print_json(outcomes: Sequence[_Outcome], workspace: Workspace) -> None:

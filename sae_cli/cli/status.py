@@ -16,7 +16,7 @@ from sae_cli.errors import OK, WORK_FOUND
 from sae_cli.plan.place import folder
 from sae_cli.plan.reason import Row, ago, explain
 from sae_cli.store.layout import Workspace
-from sae_cli.store.status import Status, committed
+from sae_cli.store.records.status import Status, committed
 
 
 def status(

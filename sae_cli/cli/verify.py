@@ -21,11 +21,11 @@ from sae_cli.run.signals import stop_requests
 from sae_cli.spec.problems import closest
 from sae_cli.spec.work import KINDS
 from sae_cli.store.layout import StageDir, Workspace
-from sae_cli.store.space import told
+from sae_cli.store.records.space import told
 
 if TYPE_CHECKING:  # what hashes brings numpy along: the other verbs need not wait for it
     from sae_cli.cli.repair import Outcome
-    from sae_cli.store.verify import Check, Flaw
+    from sae_cli.store.records.verify import Check, Flaw
 
 
 def verify(
@@ -54,7 +54,7 @@ def verify(
     found (and, with --repair, could not be undone to the same bytes).
     """
     from sae_cli.cli.repair import Repairer
-    from sae_cli.store import verify as checking
+    from sae_cli.store.records import verify as checking
 
     workspace = Workspace(store)
     opened: list[Opened] = []

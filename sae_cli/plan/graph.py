@@ -12,7 +12,8 @@ from sae_cli.spec.cell import Cell
 from sae_cli.spec.load import Sweep
 from sae_cli.spec.presets import ModelFacts
 from sae_cli.spec.problems import closest
-from sae_cli.spec.stages import MaskSpec, ModelSpec, Train
+from sae_cli.spec.stages import MaskSpec, ModelSpec
+from sae_cli.spec.train import Train
 from sae_cli.spec.work import (
     KINDS,
     VERSIONS,
@@ -170,15 +171,15 @@ def train_slug(train: Train) -> str:
 
 def variant(train: Train) -> list[str]:
     """What tells SAEs of one architecture and width apart: sparsity, and what is unusual."""
-    label, name = {"topk": ("k", "k"), "relu_l1": ("l1_", "l1"), "jumprelu": ("l0_", "l0")}[
-        train.arch
-    ]
+    label, name = train.sparsity
     sparsity = getattr(train, name)
     parts = [] if sparsity is None else [f"{label}{sparsity:g}"]
     if train.lr is not None:
         parts.append(f"lr{train.lr:g}".replace("+", ""))
     if train.seed:
         parts.append(f"s{train.seed}")
+    if train.data_seed is not None:
+        parts.append(f"d{train.data_seed}")
     return parts
 
 

@@ -1,4 +1,4 @@
-"""Stages to jobs: what shares a forward is done in one.
+"""Stages to jobs: what shares a forward or a read is done in one.
 
 A job is a list of stages of one kind that one process does together. Joining stages never changes
 a result, only its cost.
@@ -29,6 +29,8 @@ def coalesce(stages: Sequence[Stage]) -> list[Job]:
     """Jobs for `stages`, in order.
 
     The sites of one model and text share their forwards, and so do the evaluations of one site.
+    The trainings of one array share its read, where they share their order: `fitted` then cuts
+    them by memory.
     """
     groups: dict[str, list[Stage]] = {}
     for stage in stages:
@@ -37,11 +39,14 @@ def coalesce(stages: Sequence[Stage]) -> list[Job]:
 
 
 def _shared(stage: Stage) -> str:
-    """A text that is equal for stages that can share their forwards."""
+    """A text that is equal for stages that can share their forwards, or their read."""
     work = stage.work
     if isinstance(work, CacheWork):
         parts = {"model": identity(work.model), "cache": identity(work.cache)}
         return canonical({"tokens": stage.deps["tokens"].key, **parts})
+    if isinstance(work, TrainWork):
+        order = [work.train.order_seed, work.train.shuffle_tokens]
+        return canonical({"array": stage.deps["cache"].key, "order": order})
     if isinstance(work, EvalWork):
         return canonical({"site": stage.deps["cache"].key, "eval": identity(work.eval)})
     return stage.name

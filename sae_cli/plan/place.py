@@ -8,7 +8,7 @@ from sae_cli.plan.graph import Stage
 from sae_cli.spec.base import identity
 from sae_cli.spec.work import VERSIONS
 from sae_cli.store.layout import StageDir, Workspace
-from sae_cli.store.status import Status
+from sae_cli.store.records.status import Status
 
 
 def folder(workspace: Workspace, stage: Stage) -> StageDir:

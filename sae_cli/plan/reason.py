@@ -17,9 +17,16 @@ from sae_cli.plan.place import elders, folder, record_of, serves
 from sae_cli.spec.work import KINDS
 from sae_cli.store.atomic import read_json
 from sae_cli.store.layout import Workspace
-from sae_cli.store.status import State, Status, state
+from sae_cli.store.records.ledger import FORMER
+from sae_cli.store.records.status import State, Status, state
 
 Action = Literal["run", "skip", "wait", "blocked"]
+
+
+_ABSENCES = {
+    Status.EVICTED: "whose data was freed",
+    Status.ABSENT: "which is not chosen",
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,8 @@ def _decide(
     if here.status is Status.FAILED:
         return "run", f"tries again{_progress(here)}: {here.cause}"
     if here.status is Status.PENDING:
-        return "run", f"resumes{_progress(here)}" if here.step else "resumes"
+        again = (folder(workspace, stage).path / FORMER).exists()
+        return "run", f"resumes{_progress(here)}" + (": it is made again" if again else "")
     return "run", _news(stage, states, workspace)
 
 
@@ -105,7 +113,7 @@ def _missing(
             continue
         if status is Status.RUNNING:
             return "wait", f"{dep.name} is running"
-        why = "whose data was freed" if status is Status.EVICTED else "which is not chosen"
+        why = _ABSENCES.get(status, "which is not finished, and not chosen")
         return "blocked", f"needs {dep.name}, {why}"
     return None
 

@@ -15,7 +15,7 @@ from sae_cli.plan.reason import Row
 from sae_cli.spec.base import Frozen
 from sae_cli.spec.work import CacheWork
 from sae_cli.store.layout import Workspace, size_of
-from sae_cli.store.space import free_bytes, told, used_bytes
+from sae_cli.store.records.space import free_bytes, told, used_bytes
 
 _WRITERS = ("tokens", "cache", "train")
 """Kinds that take room worth asking for."""
@@ -95,7 +95,7 @@ def bucket(workspace: Workspace, stage: Stage) -> str | None:
     work, place = stage.work, folder(workspace, stage)
     if not isinstance(work, CacheWork):
         return None
-    from sae_cli.store.locate import data_url  # numpy comes with it
+    from sae_cli.store.buckets.locate import data_url  # numpy comes with it
 
     url = data_url(place.path)
     begun = place.part_commits.is_dir() or place.commits.exists()

@@ -9,7 +9,7 @@ from sae_cli.plan.place import folder
 from sae_cli.spec.base import Frozen
 from sae_cli.spec.work import CacheWork, TrainWork
 from sae_cli.store.layout import Workspace
-from sae_cli.store.ledger import read_done
+from sae_cli.store.records.ledger import read_done
 
 
 class SaeRow(Frozen):

@@ -9,32 +9,30 @@ import importlib
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sae_cli.errors import Blocked, Interrupted, SaectlError, StoreError
+from sae_cli.errors import (
+    Blocked,
+    DataError,
+    Interrupted,
+    ModelError,
+    SaectlError,
+    StoreError,
+)
 from sae_cli.plan.graph import Stage
 from sae_cli.plan.jobs import Job
-from sae_cli.plan.place import folder, record_of
+from sae_cli.plan.place import folder
+from sae_cli.run.context import Context
+from sae_cli.run.opening import begin, enter, verify_inputs
 from sae_cli.stages.task import SHARED, Dep, Report, Task
-from sae_cli.store.atomic import sync_folder
-from sae_cli.store.claim import Claim, claim
 from sae_cli.store.layout import StageDir, Workspace
-from sae_cli.store.ledger import (
-    begin_again,
-    delete_remote,
-    is_done,
-    open_stage,
-    record_done,
-    record_failed,
-    verify_done,
-)
+from sae_cli.store.records.claim import Claim, claim
+from sae_cli.store.records.ledger import is_done, record_done, record_failed
 
-OPENING = "opening"
-"""The part of a shared stage that is held while its records are begun."""
 Ending = Literal["done", "skipped", "failed", "blocked", "busy"]
 
 
@@ -49,23 +47,6 @@ class Result:
     seconds: float = 0.0
 
 
-@dataclass
-class Context:
-    """What a run brings to every job."""
-
-    workspace: Workspace
-    report: Report
-    device: str
-    stop: Callable[[], bool]
-    force: set[str] = field(default_factory=set)
-    """Names of stages to do again although they are done; each once."""
-    verbose: bool = False
-    verified: set[str] = field(default_factory=set)
-    """Names of stages whose results were hashed in this run, and are what their record says."""
-    room: Callable[[Sequence[Stage]], str | None] = lambda _: None
-    """Why there is no room for what these stages write (a quota), or None."""
-
-
 def run_job(job: Job, context: Context) -> list[Result]:
     """Do what is to do of `job`. Raises Interrupted when a stop was asked for; all is saved.
 
@@ -77,32 +58,11 @@ def run_job(job: Job, context: Context) -> list[Result]:
         held: list[_Held] = []
         for stage in job.stages:
             place = folder(context.workspace, stage)
-            forced = stage.name in context.force
-            if not forced and is_done(place):
-                results.append(Result(stage, "skipped", place.path))
-                continue
-            shared = stage.kind in SHARED
-            mine = _Held(stage, place)
-            try:
-                with ExitStack() as opening:
-                    scope = opening if shared else claims
-                    # Whoever shares a stage opens it one at a time, beside those who work on it.
-                    part = OPENING if shared and not forced else None
-                    mine.claims.append(scope.enter_context(claim(place, part)))
-                    if not forced and is_done(place):
-                        results.append(Result(stage, "skipped", place.path))
-                        continue
-                    if forced:
-                        _clear(place)
-                        context.force.discard(stage.name)
-                    begin_again(place)
-                    open_stage(place, record_of(stage))
-                    held.append(mine)
-            except Blocked as e:
-                results.append(Result(stage, "busy", place.path, str(e)))
-                continue
-            if shared:
-                mine.claims.clear()
+            opened = _open(stage, place, context, claims)
+            if isinstance(opened, Result):
+                results.append(opened)
+            else:
+                held.append(opened)
         refusal = context.room([each.stage for each in held]) if held else None
         for each in held:
             each.cause = refusal or ""
@@ -112,13 +72,36 @@ def run_job(job: Job, context: Context) -> list[Result]:
             _attempt([each], context)
         for each in held:
             if each.result is None:
-                with suppress(StoreError, Blocked):  # the disk that failed it may refuse this too
-                    _fail(each)
-                each.result = Result(
-                    each.stage, "failed", each.place.path, each.cause, each.seconds
-                )
+                each.result = _failed(each)
             results.append(each.result)
     return results
+
+
+def _open(stage: Stage, place: StageDir, context: Context, claims: ExitStack) -> _Held | Result:
+    """Claim a stage and begin its records, or say why there is nothing to do, or it can't be done.
+
+    The claim is held until `claims` is closed; that of a shared stage is let go at once.
+    """
+    forced, mine = stage.name in context.force, _Held(stage, place)
+    if not forced and is_done(place):
+        return Result(stage, "skipped", place.path)
+    try:
+        with ExitStack() as opening:
+            scope = opening if stage.kind in SHARED else claims
+            held, whole = enter(scope, stage, place, forced=forced)
+            if not forced and is_done(place):
+                return Result(stage, "skipped", place.path)
+            try:
+                begin(stage, place, context, forced=forced, whole=whole)
+            except (StoreError, ModelError, DataError) as e:
+                if whole and not place.done.exists():
+                    record_failed(held, str(e))
+                return Result(stage, "failed", place.path, str(e))
+            if stage.kind not in SHARED:
+                mine.claims.append(held)
+    except Blocked as e:
+        return Result(stage, "busy", place.path, str(e))
+    return mine
 
 
 def tidy(place: StageDir) -> None:
@@ -143,6 +126,8 @@ class _Held:
     result: Result | None = None
     cause: str = ""
     seconds: float = 0.0
+    tells: bool = False
+    """Whether it tells its own progress, so that the job's is not its."""
 
 
 def _attempt(held: Sequence[_Held], context: Context) -> list[_Held]:
@@ -150,7 +135,7 @@ def _attempt(held: Sequence[_Held], context: Context) -> list[_Held]:
     started = time.monotonic()
     cause = "the stage ended without a result"
     try:
-        _verify_inputs(held, context)
+        verify_inputs([each.stage for each in held], context)
         module = importlib.import_module(f"sae_cli.stages.{held[0].stage.kind}")
         module.run([_task(each, held, context, started) for each in held])
     except Interrupted:
@@ -168,21 +153,15 @@ def _attempt(held: Sequence[_Held], context: Context) -> list[_Held]:
     return left
 
 
-def _verify_inputs(held: Sequence[_Held], context: Context) -> None:
-    """Hash what the stages are about to read, once a run. Raises StoreError naming what differs."""
-    for dep in {d.name: d for each in held for d in each.stage.deps.values()}.values():
-        place = folder(context.workspace, dep)
-        if dep.name not in context.verified and not place.evicted.exists():
-            verify_done(place)
-            context.verified.add(dep.name)
-
-
-def _fail(each: _Held) -> None:
-    if each.claims:
-        record_failed(each.claims[0], each.cause)
-        return
-    with claim(each.place) as whole:  # while others work on the rest, it has not failed
-        record_failed(whole, each.cause)
+def _failed(each: _Held) -> Result:
+    """Record that a stage failed, and why."""
+    with suppress(StoreError, Blocked):  # the disk that failed it may refuse this too
+        if each.claims:
+            record_failed(each.claims[0], each.cause)
+        else:
+            with claim(each.place) as whole:  # while others work on the rest, it has not failed
+                record_failed(whole, each.cause)
+    return Result(each.stage, "failed", each.place.path, each.cause, each.seconds)
 
 
 def _task(each: _Held, held: Sequence[_Held], context: Context, started: float) -> Task:
@@ -195,6 +174,17 @@ def _task(each: _Held, held: Sequence[_Held], context: Context, started: float) 
         whole.forget_progress()
         shutil.rmtree(place.work, ignore_errors=True)
         each.result = Result(stage, "done", place.path, seconds=seconds)
+
+    def fail(error: SaectlError) -> None:
+        each.cause, each.seconds = str(error), time.monotonic() - started
+        _append(place.log, each.cause)
+        each.result = _failed(each)
+        context.report.note(f"failed: {each.cause}")
+
+    def progress(done: int, total: int) -> None:
+        each.tells = True
+        for mine in each.claims:
+            mine.progress(done, total)
 
     @contextmanager
     def hold(part: str | None) -> Iterator[None]:
@@ -225,29 +215,13 @@ def _task(each: _Held, held: Sequence[_Held], context: Context, started: float) 
         part=hold,
         whole=lambda: hold(None),
         wait=wait,
+        fail=fail,
+        progress=progress,
     )
 
 
 def _dep(stage: Stage, workspace: Workspace) -> Dep:
     return Dep(stage.work, folder(workspace, stage).path, stage.key, stage.slug)
-
-
-def _clear(place: StageDir) -> None:
-    """Empty a stage's folder: first that it is done, then the log of its chunks, then the rest."""
-    place.done.unlink(missing_ok=True)
-    sync_folder(place.path)
-    delete_remote(place)
-    shutil.rmtree(place.part_commits, ignore_errors=True)
-    for index in (place.commits, place.activations / "zarr.json"):
-        index.unlink(missing_ok=True)
-    sync_folder(place.path)
-    for entry in place.path.iterdir():
-        if entry == place.claim_lock or entry in place.claims:
-            continue
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
 
 
 def _append(log: Path, text: str) -> None:
@@ -268,7 +242,7 @@ class _Logged:
 
     def at(self, done: int, numbers: Mapping[str, float] | None = None) -> None:
         for each in self._held:
-            for mine in each.claims:
+            for mine in each.claims if not (each.tells or each.result) else []:
                 mine.progress(done, self._total)
         self._shown.at(done, numbers)
 

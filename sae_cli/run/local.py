@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from sae_cli.errors import Interrupted
 from sae_cli.plan.graph import Stage
 from sae_cli.plan.jobs import Job, coalesce
+from sae_cli.plan.memory import Limits, fitted
 from sae_cli.plan.place import folder, serves
-from sae_cli.run.base import Context, Result, run_job
-from sae_cli.store.ledger import is_done
-from sae_cli.store.status import Status, state
+from sae_cli.run.base import Result, run_job
+from sae_cli.run.context import Context
+from sae_cli.store.records.ledger import is_done
+from sae_cli.store.records.status import Status, state
 
 POLL_S = 0.5
 
@@ -42,20 +44,21 @@ def run(
     while pending:
         before = len(pending)
         for job in coalesce(pending):
-            if context.stop():
-                raise Interrupted(f"interrupted: {len(pending)} stages are left for the next run")
             ready = [s for s in job.stages if _ready(s, results, pending, context, settle)]
-            if not ready:
-                continue
-            for result in run_job(Job(tuple(ready)), context):
-                if result.ending == "busy":
-                    if result.stage.name not in told:
-                        told.add(result.stage.name)
-                        context.report.note(f"waiting: {result.cause}")
-                    continue
-                settle(result)
-            if not keep_going and any(r.ending == "failed" for r in results.values()):
-                return list(results.values())
+            for stages in _passes(ready, context):
+                if context.stop():
+                    raise Interrupted(
+                        f"interrupted: {len(pending)} stages are left for the next run"
+                    )
+                for result in run_job(Job(stages), context):
+                    if result.ending == "busy":
+                        if result.stage.name not in told:
+                            told.add(result.stage.name)
+                            context.report.note(f"waiting: {result.cause}")
+                        continue
+                    settle(result)
+                if not keep_going and any(r.ending == "failed" for r in results.values()):
+                    return list(results.values())
         if len(pending) == before:
             if context.stop():
                 raise Interrupted(
@@ -64,6 +67,28 @@ def run(
                 )
             time.sleep(POLL_S)
     return list(results.values())
+
+
+def _passes(ready: Sequence[Stage], context: Context) -> list[tuple[Stage, ...]]:
+    """The stages of a job that can run, in as many passes as the memory of trainings asks for."""
+    if len(ready) < 2 or ready[0].kind != "train":
+        return [tuple(ready)] if ready else []
+    passes = fitted(ready, _limits(context))
+    if len(passes) > 1:
+        context.report.note(
+            f"{len(ready)} SAEs on {ready[0].deps['cache'].slug} train in {len(passes)} passes: "
+            "together they need more memory than there is"
+        )
+    return passes
+
+
+def _limits(context: Context) -> Limits:
+    from sae_cli.stages.grid_memory import free_memory  # torch comes with it
+
+    device, host = free_memory(context.device)
+    if context.memory is None:
+        return Limits(device, host)
+    return Limits(None, context.memory) if device is None else Limits(context.memory, host)
 
 
 def _ready(

@@ -12,6 +12,7 @@ is stored latent by latent, `enc [d_sae, d_in]`, because gradients through few l
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -19,6 +20,9 @@ import torch
 from torch import Tensor
 
 from sae_cli.sae.base import Arch
+
+RADIAL_ROWS = 256
+"""Rows at a time of the projection on a CPU: they stay in its cache between the two passes."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Form(abc.ABC):
     arch: ClassVar[Arch]
     lr_scales: ClassVar[dict[str, float]] = {}
     """Learning rate of a parameter as a multiple of the common one, where it is not 1."""
+    calibrates: ClassVar[bool] = False
+    """Whether `calibrate` needs rows that training never sees."""
 
     def __init__(self) -> None:
         self.params: dict[str, Tensor] = {}
@@ -90,6 +96,14 @@ class Form(abc.ABC):
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
         """Called after the optimizer's step, to restore what must hold of the weights."""
+        return
+
+    def calibrate(self, batches: Callable[[], Iterator[Tensor]]) -> None:
+        """Called once, after the last step, with scaled rows `[B, d_in]` that training never saw.
+
+        Each call of `batches` starts over, for as many passes as are needed. What is found goes
+        into `buffers`, and `scaled()` includes it from then on.
+        """
         return
 
     @abc.abstractmethod
@@ -120,4 +134,7 @@ def remove_radial(grad: Tensor, dec: Tensor) -> Tensor:
     What is left is tangent to the sphere, so a step spends nothing on the norm that the
     renormalisation would undo (Bricken et al. 2023, appendix on optimisation).
     """
-    return grad.addcmul_((grad * dec).sum(1, keepdim=True), dec, value=-1.0)
+    rows = RADIAL_ROWS if grad.device.type == "cpu" else max(1, grad.shape[0])
+    for part, directions in zip(torch.split(grad, rows), torch.split(dec, rows), strict=True):
+        part.addcmul_((part * directions).sum(1, keepdim=True), directions, value=-1.0)
+    return grad

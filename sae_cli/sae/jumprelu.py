@@ -23,9 +23,12 @@ Thresholds are float32, trained directly (no logarithm) and kept at or above zer
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from sae_cli.sae.activity import SPARSE_BELOW, Entries, dense_parts, entries_above
 from sae_cli.sae.form import (
     Form,
     Moment,
@@ -36,7 +39,9 @@ from sae_cli.sae.form import (
     renormalise,
     unit_rows,
 )
-from sae_cli.spec.stages import JumpReluTrain
+from sae_cli.sae.product import linear
+from sae_cli.sae.ragged import Ragged
+from sae_cli.spec.train import JumpReluTrain
 
 INTEGRAL_RATE = 0.02
 """How much of r a step adds to the multiplier m."""
@@ -46,8 +51,32 @@ NEWTON_RATE = 0.15
 """Share of the Newton step by which a step moves all thresholds."""
 MAX_SHIFT = 0.1
 """Bound on that shift, in bandwidths: further away the slope is not known."""
+START_LATENTS = 1024
+"""Latents whose first threshold is looked for at a time."""
 INITIAL_EXCESS = 4.0
 """Left to choose, thresholds start where the first batch has this multiple of the target L0."""
+
+
+@dataclass
+class _Sums:
+    """Sums over a batch."""
+
+    grads: dict[str, Tensor]
+    """Of the error, before the projection of the decoder's; without the threshold's."""
+    squared_error: Tensor
+    through_f: Tensor
+    """[d_sae]: of d(error) / d f where the pre-activation is near its threshold"""
+    near: Tensor
+    """[d_sae]: how many are"""
+    fires: Tensor
+    """[d_sae]: how many are above"""
+
+    @classmethod
+    def zeros(cls, params: dict[str, Tensor]) -> _Sums:
+        kept = {name: torch.zeros_like(p) for name, p in params.items() if name != "threshold"}
+        each = torch.zeros_like(params["threshold"])
+        counts = torch.zeros_like(each, dtype=torch.int64)
+        return cls(kept, each.new_zeros(()), each, counts, counts.clone())
 
 
 class JumpReLU(Form):
@@ -62,6 +91,7 @@ class JumpReLU(Form):
         assert spec.width is not None
         self.target, self.coefficient, self.warmup = spec.l0, spec.l0_coefficient, spec.l0_warmup
         self.bandwidth, self.threshold_init = spec.bandwidth, spec.threshold_init
+        self.sparse_below = SPARSE_BELOW
         dec = unit_rows(spec.width, d_in, generator, device)
         self.params = {
             "enc": dec.clone(),
@@ -79,47 +109,89 @@ class JumpReLU(Form):
         width, rows = self.params["dec"].shape[0], z.shape[0]
         share = min(0.5, INITIAL_EXCESS * self.target / width)
         rank = max(1, round(share * rows))
-        pre = torch.addmm(self.params["b_enc"], z, self.params["enc"].T)
-        cut = pre.topk(rank, dim=0).values[-1]
-        self.params["threshold"].copy_(cut.clamp_min(0.0))
+        whole = (self.params[name] for name in ("enc", "b_enc", "threshold"))
+        for enc, b_enc, theta in zip(*(torch.split(t, START_LATENTS) for t in whole), strict=True):
+            cut = linear(enc, z).topk(rank, dim=1).values[:, -1] + b_enc
+            theta.copy_(cut.clamp_min(0.0))
 
     def gradients(self, z: Tensor, moment: Moment, dead: Tensor | None) -> Outcome:
         """See `Form.gradients`. Dead latents get no extra loss."""
-        enc, dec, b_enc, b_dec = (self.params[n] for n in ("enc", "dec", "b_enc", "b_dec"))
-        theta, rows = self.params["threshold"], z.shape[0]
-        pre = torch.addmm(b_enc, z, enc.T)
-        on = pre > theta
-        f = pre * on
-        error = torch.addmm(b_dec, f, dec) - z
-        variance, squared = batch_variance(z), error.square().sum()
-        fires = on.sum(0)
-        l0 = fires.sum().to(z.dtype) / rows
+        theta, half, rows = self.params["threshold"], self.bandwidth / 2, max(1, z.shape[0])
+        variance = batch_variance(z)
+        entries = entries_above(
+            z, self.params["enc"], self.params["b_enc"], theta - half, self.sparse_below
+        )
+        unit = 2.0 / variance.clamp_min(torch.finfo(z.dtype).tiny)
+        sums = self._dense(z, unit) if entries is None else self._sparse(z, unit, entries)
+        l0 = sums.fires.sum().to(z.dtype) / rows
         excess = l0 / self.target - 1.0
         weight = self.coefficient * moment.ramp(self.warmup)
         slope = weight * (2.0 * excess + self.buffers["multiplier"]) / self.target
-        grad = error * (2.0 / variance)
-        f_grad = grad @ dec.T
-        near = (pre - theta).abs_() < self.bandwidth / 2
-        through_f = theta * (f_grad * near).sum(0)
-        through_l0 = near.sum(0) * (slope / rows)
-        pre_grad = f_grad.mul_(on)
-        grads = {
-            "enc": pre_grad.T @ z,
-            "dec": remove_radial(f.T @ grad, dec),
-            "b_enc": pre_grad.sum(0),
-            "b_dec": grad.sum(0),
-            "threshold": -(through_f + through_l0) / self.bandwidth,
-        }
+        through_l0 = sums.near * (slope / rows)
+        grads = sums.grads
+        grads["threshold"] = -(theta * sums.through_f + through_l0) / self.bandwidth
+        remove_radial(grads["dec"], self.params["dec"])
         penalty = excess.square() + self.buffers["multiplier"] * excess
+        loss = sums.squared_error * unit / 2.0 + weight * penalty
         return Outcome(
-            grads, squared / variance + weight * penalty, squared, variance,
-            l0=l0, fired=fires > 0,
+            grads, loss, sums.squared_error, variance, l0=l0, fired=sums.fires > 0,
             extra={
                 "coefficient": slope * self.target,
                 "threshold": theta.mean(),
-                "l0_slope": near.sum() / (rows * self.bandwidth),
+                "l0_slope": sums.near.sum() / (rows * self.bandwidth),
+                "sparse": theta.new_tensor(float(entries is not None)),
             },
         )  # fmt: skip
+
+    def _dense(self, z: Tensor, unit: Tensor) -> _Sums:
+        p, theta, half = self.params, self.params["threshold"], self.bandwidth / 2
+        sums = _Sums.zeros(p)
+        by_input = p["dec"].T.contiguous()
+        for rows in dense_parts(z):
+            pre = linear(rows, p["enc"], p["b_enc"])
+            on = pre > theta
+            near = (pre - theta).abs_() < half
+            f = pre.mul_(on)
+            error = linear(f, by_input, p["b_dec"]).sub_(rows)
+            sums.squared_error += error.square().sum()
+            grad = error.mul_(unit)
+            sums.grads["dec"].addmm_(f.T, grad)
+            sums.grads["b_dec"] += grad.sum(0)
+            sums.fires += on.sum(0)
+            sums.near += near.sum(0)
+            f_grad = linear(grad, p["dec"])
+            sums.through_f += (f_grad * near).sum(0)
+            pre_grad = f_grad.mul_(on)
+            sums.grads["enc"].addmm_(pre_grad.T, rows)
+            sums.grads["b_enc"] += pre_grad.sum(0)
+        return sums
+
+    def _sparse(self, z: Tensor, unit: Tensor, high: Entries) -> _Sums:
+        """`high` are the entries above the lower end of the window: all active, all near."""
+        dec, b_dec, theta = (self.params[n] for n in ("dec", "b_dec", "threshold"))
+        rows, d_sae = z.shape[0], dec.shape[0]
+        cut = theta[high.latents]
+        fires, near = high.values > cut, (high.values - cut).abs_() < self.bandwidth / 2
+        on = high.where(fires)
+        active = Ragged(on.rows, on.latents, on.values, rows, d_sae)
+        error = active.decode(dec).add_(b_dec).sub_(z)
+        grad = error * unit
+        touched = Ragged(high.rows, high.latents, high.values, rows, d_sae)
+        f_grad = touched.value_grads(grad, dec)
+        pre_grad, ones = f_grad[fires], z.new_ones(rows, 1)
+        grads = {
+            "enc": active.latent_sums(pre_grad, z),
+            "dec": active.latent_sums(on.values, grad),
+            "b_enc": active.latent_sums(pre_grad, ones).flatten(),
+            "b_dec": grad.sum(0),
+        }
+        return _Sums(
+            grads,
+            error.square().sum(),
+            through_f=touched.latent_sums(f_grad * near, ones).flatten(),
+            near=high.latents[near].bincount(minlength=d_sae),
+            fires=on.latents.bincount(minlength=d_sae),
+        )
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
         """Unit decoder rows, thresholds at or above zero, one step of the two controllers."""

@@ -14,12 +14,16 @@ width of the model.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sae_cli.sae.activity import SPARSE_BELOW, Entries, dense_parts, entries_above
 from sae_cli.sae.form import Form, Moment, Outcome, Scaled, batch_variance, unit_rows
-from sae_cli.spec.stages import ReluL1Train
+from sae_cli.sae.product import linear
+from sae_cli.sae.ragged import Ragged
+from sae_cli.spec.train import ReluL1Train
 
 INITIAL_NORM = 0.1
 """Norm of a decoder row at the start, as in the source."""
@@ -27,6 +31,25 @@ DEFAULT_L1 = 0.125
 """Left out of the spec, lambda is this times sqrt(d_in). An activation of size a is shrunk by
 lambda / 2, and with |x| = sqrt(d_in) activations grow with sqrt(d_in), so lambda must too. At
 d_in = 1600 it is the source's 5; on the embedded model (64) it is 1 and gives an L0 of about 10."""
+
+
+@dataclass
+class _Sums:
+    """Sums over a batch."""
+
+    grads: dict[str, Tensor]
+    """Of the loss, but for the penalty's part in the decoder's."""
+    squared_error: Tensor
+    mass: Tensor
+    """[d_sae]: of f"""
+    fires: Tensor
+    """[d_sae]: of [f > 0]"""
+
+    @classmethod
+    def zeros(cls, params: dict[str, Tensor]) -> _Sums:
+        mass = torch.zeros_like(params["b_enc"])
+        grads = {name: torch.zeros_like(param) for name, param in params.items()}
+        return cls(grads, mass.new_zeros(()), mass, torch.zeros_like(mass, dtype=torch.int64))
 
 
 class ReluL1(Form):
@@ -40,7 +63,7 @@ class ReluL1(Form):
         super().__init__()
         assert spec.width is not None
         self.l1 = spec.l1 if spec.l1 is not None else math.sqrt(d_in) * DEFAULT_L1
-        self.warmup = spec.l1_warmup
+        self.warmup, self.sparse_below = spec.l1_warmup, SPARSE_BELOW
         dec = unit_rows(spec.width, d_in, generator, device).mul_(INITIAL_NORM)
         self.params = {
             "enc": dec.clone(),
@@ -51,30 +74,62 @@ class ReluL1(Form):
 
     def gradients(self, z: Tensor, moment: Moment, dead: Tensor | None) -> Outcome:
         """See `Form.gradients`. Dead latents get no help: the source found none needed."""
-        enc, dec, b_enc, b_dec = (self.params[n] for n in ("enc", "dec", "b_enc", "b_dec"))
-        f = torch.addmm(b_enc, z, enc.T).relu_()
-        error = torch.addmm(b_dec, f, dec) - z
-        weight = 1.0 / z.numel()
+        dec, weight = self.params["dec"], 1.0 / max(1, z.numel())
         l1 = self.l1 * moment.ramp(self.warmup)
         norms = torch.linalg.vector_norm(dec, dim=1)
-        grad = error * (2.0 * weight)
-        on = f > 0
-        pre_grad = torch.addmm(norms * (l1 * weight), grad, dec.T) * on
-        mass = f.sum(0)
-        pull = l1 * weight * mass / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+        price = norms * (l1 * weight)
+        entries = entries_above(
+            z, self.params["enc"], self.params["b_enc"], z.new_zeros(()), self.sparse_below
+        )
+        sums = self._dense(z, price) if entries is None else self._sparse(z, price, entries)
+        pull = l1 * weight * sums.mass / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+        sums.grads["dec"].addcmul_(dec, pull[:, None])
+        squared, penalty = sums.squared_error, (sums.mass * norms).sum()
+        rows = max(1, z.shape[0])
+        return Outcome(
+            sums.grads, (squared + l1 * penalty) * weight, squared, batch_variance(z),
+            l0=sums.fires.sum() / rows, fired=sums.fires > 0,
+            extra={
+                "coefficient": squared.new_tensor(l1),
+                "l1": penalty / rows,
+                "sparse": squared.new_tensor(float(entries is not None)),
+            },
+        )  # fmt: skip
+
+    def _dense(self, z: Tensor, price: Tensor) -> _Sums:
+        p, weight = self.params, 2.0 / max(1, z.numel())
+        sums = _Sums.zeros(p)
+        by_input = p["dec"].T.contiguous()
+        for rows in dense_parts(z):
+            f = linear(rows, p["enc"], p["b_enc"]).relu_()
+            error = linear(f, by_input, p["b_dec"]).sub_(rows)
+            sums.squared_error += error.square().sum()
+            grad, on = error.mul_(weight), f > 0
+            sums.grads["dec"].addmm_(f.T, grad)
+            sums.grads["b_dec"] += grad.sum(0)
+            sums.mass += f.sum(0)
+            sums.fires += on.sum(0)
+            pre_grad = linear(grad, p["dec"], price).mul_(on)
+            sums.grads["enc"].addmm_(pre_grad.T, rows)
+            sums.grads["b_enc"] += pre_grad.sum(0)
+        return sums
+
+    def _sparse(self, z: Tensor, price: Tensor, on: Entries) -> _Sums:
+        dec, b_dec = self.params["dec"], self.params["b_dec"]
+        active = Ragged(on.rows, on.latents, on.values, z.shape[0], dec.shape[0])
+        error = active.decode(dec).add_(b_dec).sub_(z)
+        grad = error * (2.0 / max(1, z.numel()))
+        value_grads = active.value_grads(grad, dec) + price[on.latents]
+        ones = z.new_ones(z.shape[0], 1)
         grads = {
-            "enc": pre_grad.T @ z,
-            "dec": torch.addmm(dec * pull[:, None], f.T, grad),
-            "b_enc": pre_grad.sum(0),
+            "enc": active.latent_sums(value_grads, z),
+            "dec": active.latent_sums(on.values, grad),
+            "b_enc": active.latent_sums(value_grads, ones).flatten(),
             "b_dec": grad.sum(0),
         }
-        squared, penalty = error.square().sum(), (mass * norms).sum()
-        fires = on.sum(0)
-        return Outcome(
-            grads, (squared + l1 * penalty) * weight, squared, batch_variance(z),
-            l0=fires.sum() / z.shape[0], fired=fires > 0,
-            extra={"coefficient": squared.new_tensor(l1), "l1": penalty / z.shape[0]},
-        )  # fmt: skip
+        mass = active.latent_sums(on.values, ones).flatten()
+        fires = on.latents.bincount(minlength=dec.shape[0])
+        return _Sums(grads, error.square().sum(), mass, fires)
 
     def scaled(self) -> Scaled:
         p = self.params

@@ -1,19 +1,45 @@
 """Products over active latents only.
 
 A TopK batch has k active latents per row, so decoding it and every gradient that goes through it
-costs B * k * d instead of B * d_sae * d. The batch's activity is one CSR matrix and its transpose,
-and four products with them are all that a training step needs. On a 2-core CPU at B=2048 and k=32,
-d=256, d_sae=4096 each of them takes about 1 ms where the dense product takes 25 to 75 ms.
-
-The transpose is built by a stable sort, so sums have one order and a step has one result.
+costs B * k * d instead of B * d_sae * d. Two primitives carry all of them, both made of torch's
+embedding bags: weighted sums of rows (a token's latents, or a latent's tokens), and dot products of
+pairs of rows. No [B * k, d] tensor is made. A latent's tokens are found by a stable sort, so sums
+have one order and a step has one result, whatever the number of threads.
 """
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+
+def bags(weights: Tensor, members: Tensor, ends: Tensor, table: Tensor) -> Tensor:
+    """Weighted sums of the rows of `table [m, d]`: `[n, d]`.
+
+    Sum i runs over the members ends[i] to ends[i + 1] - 1 (`ends [n + 1]`, from 0), each with
+    its weight; `weights` and `members` have one entry a member.
+    """
+    return functional.embedding_bag(
+        members, table, ends, mode="sum", per_sample_weights=weights, include_last_offset=True
+    )
+
+
+def dots(left: Tensor, right: Tensor, lefts: Tensor, rights: Tensor, ends: Tensor) -> Tensor:
+    """left[lefts[i]] . right[rights[i]] for each i: `[n]`, from `left [a, d]`, `right [b, d]`.
+
+    `lefts` ascends, and `ends [a + 1]` says where each left row's pairs end, so that it is read
+    from memory once.
+    """
+    products: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        left, right, rights, ends[:-1], lefts, 0
+    )
+    return products
+
+
+def ends_of(places: Tensor, size: int) -> Tensor:
+    """Where each of `size` places ends among sorted `places [n]`, with a leading zero."""
+    return torch.searchsorted(places, torch.arange(size + 1, device=places.device))
 
 
 class Active:
@@ -26,22 +52,22 @@ class Active:
         assert values.shape == indices.shape and values.dim() == 2
         self.values, self.d_sae = values, d_sae
         rows, k = values.shape
-        flat = indices.flatten()
-        self._order = flat.argsort(stable=True)
-        self._row_ends = torch.arange(0, rows * k + 1, k, device=flat.device)
-        starts = torch.arange(d_sae + 1, device=flat.device)
-        self._latent_ends = torch.searchsorted(flat[self._order], starts)
-        self._columns, self._sources = flat, self._order // k
+        self._row_ends = torch.arange(0, rows * k + 1, k, device=indices.device)
+        self._columns = indices.flatten()
+        self._order = self._columns.argsort(stable=True)
+        self._latents = self._columns[self._order]
+        self._latent_ends = ends_of(self._latents, d_sae)
+        self._sources = self._order // k
 
     def decode(self, W_dec: Tensor) -> Tensor:
         """f W_dec: `[B, d_in]` for `W_dec [d_sae, d_in]`."""
-        return self._by_row(self.values) @ W_dec
+        return bags(self.values.flatten(), self._columns, self._row_ends, W_dec)
 
     def value_grads(self, grad: Tensor, W_dec: Tensor) -> Tensor:
         """d(loss)/d(values) `[B, k]`, 0 where inactive, from d(loss)/d(x_hat) `grad [B, d_in]`."""
-        pattern = self._by_row(torch.ones_like(self.values))
-        products: Tensor = torch.sparse.sampled_addmm(pattern, grad, W_dec.T, beta=0.0)
-        return products.values().view_as(self.values) * (self.values > 0)
+        products = torch.empty_like(self.values).flatten()
+        products[self._order] = dots(W_dec, grad, self._latents, self._sources, self._latent_ends)
+        return products.view_as(self.values).mul_(self.values > 0)
 
     def latent_sums(self, weights: Tensor, rows: Tensor) -> Tensor:
         """Sum over the batch of weights[t, i] * rows[t] for each latent i: `[d_sae, n]`.
@@ -50,30 +76,10 @@ class Active:
         d(loss)/d(x_hat) this is the decoder's gradient; with `value_grads` and the inputs, the
         encoder's.
         """
-        with _quiet():
-            by_latent = torch.sparse_csr_tensor(
-                self._latent_ends, self._sources, weights.flatten()[self._order],
-                size=(self.d_sae, rows.shape[0]), check_invariants=False,
-            )  # fmt: skip
-        return by_latent @ rows
+        return bags(weights.flatten()[self._order], self._sources, self._latent_ends, rows)
 
     def fired(self) -> Tensor:
         """Which latents fired on any row: bool `[d_sae]`."""
         firing = torch.where(self.values.flatten() > 0, self._columns, self.d_sae)
         hits = torch.zeros(self.d_sae + 1, dtype=torch.bool, device=firing.device)
         return hits.index_fill_(0, firing, True)[: self.d_sae]
-
-    def _by_row(self, values: Tensor) -> Tensor:
-        with _quiet():
-            return torch.sparse_csr_tensor(
-                self._row_ends, self._columns, values.flatten(),
-                size=(values.shape[0], self.d_sae), check_invariants=False,
-            )  # fmt: skip
-
-
-class _quiet(warnings.catch_warnings):
-    """Torch says once per process that its CSR tensors are in beta; users can't act on it."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        warnings.filterwarnings("ignore", message=".*[Ss]parse.*")

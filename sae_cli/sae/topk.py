@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sae_cli.errors import TrainingError
+from sae_cli.sae.auxk import default_k_aux, revive
 from sae_cli.sae.form import (
     Form,
     Moment,
@@ -26,9 +27,9 @@ from sae_cli.sae.form import (
     renormalise,
     unit_rows,
 )
-from sae_cli.sae.selection import top_k
+from sae_cli.sae.selection import encode_top_k
 from sae_cli.sae.sparse import Active
-from sae_cli.spec.stages import TopKTrain
+from sae_cli.spec.train import TopKTrain
 
 
 class TopK(Form):
@@ -46,9 +47,8 @@ class TopK(Form):
                 f"k = {spec.k} latents can't be active where there are {spec.width}",
                 hint="lower train.k or raise train.width",
             )
-        self.k = spec.k
-        self.alpha = spec.auxk_alpha
-        self.k_aux = spec.auxk or 2 ** max(0, (d_in // 2).bit_length() - 1)
+        self.k, self.margin, self.bfloat16 = spec.k, spec.candidates, spec.precision == "bfloat16"
+        self.alpha, self.k_aux = spec.auxk_alpha, spec.auxk or default_k_aux(d_in)
         dec = unit_rows(spec.width, d_in, generator, device)
         self.params = {
             "enc": dec.clone(),
@@ -60,47 +60,34 @@ class TopK(Form):
     def gradients(self, z: Tensor, moment: Moment, dead: Tensor | None) -> Outcome:
         """See `Form.gradients`. Only the encoder's product touches all latents."""
         enc, dec, b_enc, b_dec = (self.params[n] for n in ("enc", "dec", "b_enc", "b_dec"))
-        pre = torch.addmm(b_enc, z, enc.T)
-        values, indices = top_k(pre, self.k)
-        active = Active(values, indices, dec.shape[0])
-        error = active.decode(dec) + b_dec - z
+        chosen = encode_top_k(z, enc, b_enc, self.k, bfloat16=self.bfloat16, margin=self.margin)
+        active = Active(chosen.values, chosen.indices, dec.shape[0])
+        error = active.decode(dec).add_(b_dec).sub_(z)
         variance, squared = batch_variance(z), error.square().sum()
-        grad = error * (2.0 / variance)
+        unit = variance.clamp_min(torch.finfo(z.dtype).tiny)  # no rows, no variance
+        grad = error * (2.0 / unit)
         value_grads = active.value_grads(grad, dec)
         ones = grad.new_ones(grad.shape[0], 1)
         grads = {
             "enc": active.latent_sums(value_grads, z),
-            "dec": active.latent_sums(values, grad),
+            "dec": active.latent_sums(chosen.values, grad),
             "b_enc": active.latent_sums(value_grads, ones).flatten(),
             "b_dec": grad.sum(0),
         }
-        loss, extra = squared / variance, {}
+        loss, extra = squared / unit, {}
+        if chosen.at_edge is not None:
+            extra["at_edge"] = chosen.at_edge
         if dead is not None and self.alpha > 0:
-            extra["aux_loss"] = self._revive(z, pre, error, dead, grads)
+            extra["aux_loss"] = revive(
+                z, error, dead, self.params, grads, k_aux=self.k_aux, alpha=self.alpha
+            )
             loss = loss + self.alpha * extra["aux_loss"]
         remove_radial(grads["dec"], dec)
+        fires = chosen.values > 0
         return Outcome(
             grads, loss, squared, variance,
-            l0=(values > 0).sum() / values.shape[0], fired=active.fired(), extra=extra,
+            l0=fires.sum() / max(1, fires.shape[0]), fired=active.fired(), extra=extra,
         )  # fmt: skip
-
-    def _revive(
-        self, z: Tensor, pre: Tensor, error: Tensor, dead: Tensor, grads: dict[str, Tensor]
-    ) -> Tensor:
-        """Add the gradients of alpha * aux to `grads`; returns aux. Dense, over dead rows only."""
-        rows = self.params["dec"][dead]
-        f = pre[:, dead].relu()
-        if dead.numel() > self.k_aux:
-            values, indices = top_k(f, self.k_aux)
-            f = torch.zeros_like(f).scatter_(1, indices, values)
-        miss = f @ rows + error
-        variance = batch_variance(error)
-        grad = miss * (2.0 * self.alpha / variance)
-        pre_grad = (grad @ rows.T) * (f > 0)
-        grads["dec"].index_add_(0, dead, f.T @ grad)
-        grads["enc"].index_add_(0, dead, pre_grad.T @ z)
-        grads["b_enc"].index_add_(0, dead, pre_grad.sum(0))
-        return miss.square().sum() / variance
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
         """Decoder rows back to unit norm."""

@@ -2,61 +2,33 @@
 
 The trainer owns the weights, Adam's moments, the dead-latent counters and the step number, and
 nothing else decides the next step but the batch. So a saved state plus the same batches gives the
-same bits. It reads no files, draws no random numbers after the start, and refuses to go on with
-numbers that are not finite: the step that meets them changes nothing.
+same bits. It reads no files, draws no random numbers that are not a function of the step, and
+refuses to go on with numbers that are not finite. On a CPU the step that meets them changes
+nothing and says so; on a GPU, where looking would stop the device, no later step changes a weight
+or a moment, and whoever asks for the state, the SAE or the log is told which step it was.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sae_cli.errors import StoreError, TrainingError
+from sae_cli.sae.average import Average
 from sae_cli.sae.base import SAE
 from sae_cli.sae.fold import fold
-from sae_cli.sae.form import Form, Moment, Outcome
-from sae_cli.sae.jumprelu import JumpReLU
-from sae_cli.sae.relu_l1 import ReluL1
-from sae_cli.sae.topk import TopK
-from sae_cli.spec.stages import JumpReluTrain, ReluL1Train, TopKTrain, TrainBase
-
-ADAM_EPS = 1e-8
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-
-
-def peak_rate(spec: TrainBase, d_in: int, total: int) -> float:
-    """The learning rate between warm-up and decay.
-
-    Left out of the spec it is the larger of two:
-
-    - 2e-4 / sqrt(width / 16384), for long runs (Gao et al. 2024 scale it by 1 / sqrt(width);
-      the constant is that of the code of their followers);
-    - min(0.1, 64 / total) / sqrt(d_in), for short ones. Adam moves a row of d_in weights by at
-      most lr * sqrt(d_in) a step, and a row of unit norm must be able to turn around some tens of
-      times before the run ends. Measured, TopK: 488 steps on the embedded model (d_in 64, width
-      512, k 4) end at FVU 0.114 with the first rule's rate and 0.066 with 0.016; 400 steps on a
-      synthetic mixture (d_in 256, width 2048, k 16) at 0.51 with the first and 0.08 with this.
-
-    At width 16384 and d_in 2048 the first takes over at 7,000 steps.
-    """
-    assert spec.width is not None
-    if spec.lr is not None:
-        return spec.lr
-    return max(2e-4 / math.sqrt(spec.width / 16384), min(0.1, 64 / total) / math.sqrt(d_in))
-
-
-def learning_rate(spec: TrainBase, d_in: int, step: int, total: int) -> float:
-    """The learning rate of a step, counted from 0, out of `total`: linear warm-up over the first
-    `lr_warmup` of them, `peak_rate`, then linear decay to zero over the last `lr_decay`.
-    """
-    warm, cool = spec.lr_warmup * total, spec.lr_decay * total
-    rise = min(1.0, (step + 1) / warm) if warm >= 1 else 1.0
-    fall = min(1.0, (total - step) / cool) if cool >= 1 else 1.0
-    return peak_rate(spec, d_in, total) * min(rise, fall)
+from sae_cli.sae.form import Moment, Outcome
+from sae_cli.sae.forms import make_form
+from sae_cli.sae.later import Later
+from sae_cli.sae.optimizer import Adam
+from sae_cli.sae.schedule import learning_rate
+from sae_cli.sae.subspace import into_active_subspace
+from sae_cli.spec.train_base import TrainBase
 
 
 class Trainer:
@@ -81,49 +53,66 @@ class Trainer:
         self.device = torch.device(device)
         self.mean, self.scale = mean.double().cpu(), float(scale)
         self._offset = mean.to(device=self.device, dtype=torch.float32)
-        self.form = _form(spec, d_in, self.device)
+        self.form = make_form(spec, d_in, self.device)
         self.dead_after = spec.dead_after or max(1, min(10_000_000, spec.num_tokens // 20))
         self.since_fired = torch.zeros(spec.width, dtype=torch.int64, device=self.device)
         self.steps, self.tokens = 0, 0
-        self._names = sorted(self.form.params)
-        self._adam = torch.optim.Adam(
-            [
-                {"params": [self.form.params[n]], "scale": self.form.lr_scales.get(n, 1.0)}
-                for n in self._names
-            ],
-            betas=(spec.beta1, spec.beta2),
-            eps=ADAM_EPS,
-            fused=self.device.type in ("cpu", "cuda"),
+        self._adam = Adam(
+            self.form.params, spec.beta1, spec.beta2, getattr(torch, spec.moments_dtype)
         )
-        self._last: tuple[Outcome, float, float] | None = None
+        self._average = (
+            None if spec.ema_decay is None else Average(self.form.params, spec.ema_decay)
+        )
+        self.deferred = self.device.type != "cpu"
+        """Whether numbers that are not finite are looked for when somebody asks, not in a step."""
+        self._fault = torch.full((3,), -1.0, dtype=torch.float64, device=self.device)
+        self._silent: Later | None = None
+        self._last: dict[str, Tensor] = {}
+        self._rate = 0.0
 
-    @torch.no_grad()
+    @property
+    def calibrates(self) -> bool:
+        """Whether `calibrate` must be called before `finish`."""
+        return self.form.calibrates
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """What the SAE sees of raw activations `x [B, d_in]`, any float dtype: a new tensor."""
+        x = x.to(device=self.device, dtype=torch.float32)
+        return torch.sub(x, self._offset).mul_(self.scale)
+
     def step(self, x: Tensor) -> None:
         """One optimizer step on raw activations `x [B, d_in]`, any float dtype.
 
-        Raises TrainingError, with nothing changed, when the loss or a gradient is not finite.
+        Raises TrainingError, with nothing changed, when the loss or a gradient is not finite (on a
+        GPU `verify` and all that calls it raise it, and no later step changes a weight).
         """
-        assert x.dim() == 2 and x.shape[1] == self.d_in and self.steps < self.total
-        z = (x.to(device=self.device, dtype=torch.float32) - self._offset) * self.scale
+        self.step_scaled(self.prepare(x))
+
+    @torch.no_grad()
+    def step_scaled(self, z: Tensor) -> None:
+        """`step` on what `prepare` made. It is not written to, so SAEs may share it."""
+        assert z.dim() == 2 and z.shape[1] == self.d_in and self.steps < self.total
         if self.steps == 0:
+            if not bool(z.isfinite().all()):
+                self._refuse(0, [math.nan, math.nan])
+            if self.spec.decoder_init == "active_subspace":
+                into_active_subspace(self.form.params, z)
             self.form.begin(z)
         moment = Moment(self.steps, self.total)
         outcome = self.form.gradients(z, moment, self._dead())
-        norm = self._checked_norm(outcome)
-        lr = learning_rate(self.spec, self.d_in, self.steps, self.total)
-        grads = [outcome.grads[n] for n in self._names]
-        if self.spec.grad_clip is not None and norm > self.spec.grad_clip:
-            torch._foreach_mul_(grads, self.spec.grad_clip / norm)
-        for group, grad in zip(self._adam.param_groups, grads, strict=True):
-            group["params"][0].grad = grad
-            group["lr"] = lr * group["scale"]
-        self._adam.step()
-        self._adam.zero_grad(set_to_none=True)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([*outcome.grads.values()])))
+        broken = self._check(outcome.loss, norm)
+        self._rate = learning_rate(self.spec, self.d_in, self.steps, self.total)
+        rates = {n: self._rate * self.form.lr_scales.get(n, 1.0) for n in outcome.grads}
+        self._adam.step(outcome.grads, rates, self.steps, self._shrink(norm), broken)
         self.form.settle(outcome, moment)
-        self.since_fired.add_(x.shape[0]).masked_fill_(outcome.fired, 0)
+        if self._average is not None:
+            self._average.update(self.form.params, self.steps)
+        self.since_fired.add_(z.shape[0]).masked_fill_(outcome.fired, 0)
         self.steps += 1
-        self.tokens += x.shape[0]
-        self._last = (outcome, norm, lr)
+        self.tokens += z.shape[0]
+        self._count_silent()
+        self._last = _shown(outcome) | {"grad_norm": norm}
 
     def log(self) -> dict[str, float]:
         """What the last step looked like; empty before the first. Waits for the device.
@@ -131,95 +120,147 @@ class Trainer:
         loss, fvu and l0 are those of the last batch (fvu = squared error / variance about the
         batch's mean); dead_fraction counts latents silent for `dead_after` tokens.
         """
-        if self._last is None:
+        self.verify()
+        if not self._last:
             return {}
-        outcome, norm, lr = self._last
-        values = {
-            "loss": outcome.loss,
-            "fvu": outcome.squared_error / outcome.variance,
-            "l0": outcome.l0,
-            "dead_fraction": (self.since_fired >= self.dead_after).float().mean(),
-            **outcome.extra,
-        }
-        return {n: float(v) for n, v in values.items()} | {"lr": lr, "grad_norm": norm}
+        dead = (self.since_fired >= self.dead_after).float().mean()
+        values = {**self._last, "dead_fraction": dead}
+        return {n: float(v) for n, v in values.items()} | {"lr": self._rate}
+
+    @property
+    def fault(self) -> int | None:
+        """The first step that met a loss or gradient that is not finite, if one did. Waits for the
+        device; on a CPU that step has raised already and changed nothing, so there is none."""
+        step = int(self._fault[0])
+        return step if step >= 0 else None
+
+    def verify(self) -> None:
+        """Raise TrainingError if there is a `fault`."""
+        step, *seen = self._fault.tolist()
+        if step >= 0:
+            self._refuse(int(step), seen)
+
+    @property
+    def spec_arch(self) -> str:
+        """The architecture as the spec names it; the stored SAE's may be another."""
+        return str(getattr(self.spec, "arch", self.form.arch))
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that the next step depends on: flat named tensors, and plain JSON values."""
-        tensors = {f"param.{n}": t for n, t in self.form.params.items()}
-        tensors |= {f"buffer.{n}": t for n, t in self.form.buffers.items()}
-        tensors["since_fired"] = self.since_fired
-        for name in self._names if self.steps else ():
-            state = self._adam.state[self.form.params[name]]
-            tensors |= {f"adam.{name}.{key}": state[key] for key in MOMENTS}
-        scalars = {"arch": self.form.arch, "step": self.steps, "tokens": self.tokens}
-        return {n: t.detach().clone() for n, t in tensors.items()}, scalars
+        """All that the next step depends on: flat named tensors, and plain JSON values.
+
+        The tensors are those in use, so write them out before the next step. Raises TrainingError
+        as `verify` does.
+        """
+        self.verify()
+        tensors = self._tensors()
+        scalars = {"arch": self.spec_arch, "step": self.steps, "tokens": self.tokens}
+        return {n: t.detach() for n, t in tensors.items()}, scalars
 
     @torch.no_grad()
     def load_state_dict(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
         """Go on from a state. Raises StoreError when it belongs to another kind of run."""
-        shapes = self._state_shapes(after_a_step=scalars.get("step") != 0)
-        given = {n: tuple(t.shape) for n, t in tensors.items()}
-        if given != shapes or scalars.get("arch") != self.form.arch:
-            wrong = sorted(n for n in shapes.keys() | given.keys() if shapes.get(n) != given.get(n))
+        own = self._tensors()
+        kinds, given = _kinds(own), _kinds(tensors)
+        if given != kinds or scalars.get("arch") != self.spec_arch:
+            wrong = sorted(n for n in kinds.keys() | given.keys() if kinds.get(n) != given.get(n))
             raise StoreError(
-                f"this training state is not one of a {self.form.arch} SAE of {self.d_in} x "
+                f"this training state is not one of a {self.spec_arch} SAE of {self.d_in} x "
                 f"{self.spec.width}: arch {scalars.get('arch')}, differs in {wrong}",
                 hint="delete the stage's work/ folder to train it from the start",
             )
-        for name, param in self.form.params.items():
-            param.copy_(tensors[f"param.{name}"])
-        for name, buffer in self.form.buffers.items():
-            buffer.copy_(tensors[f"buffer.{name}"])
-        self.since_fired.copy_(tensors["since_fired"])
-        self._adam.state.clear()
-        for name in self._names if int(scalars["step"]) else ():
-            param = self.form.params[name]
-            self._adam.state[param] = {
-                key: torch.empty_like(param if key != "step" else tensors[f"adam.{name}.step"])
-                .to(param.device)
-                .copy_(tensors[f"adam.{name}.{key}"])
-                for key in MOMENTS
-            }
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
         self.steps, self.tokens = int(scalars["step"]), int(scalars["tokens"])
-        self._last = None
+        self._fault.fill_(-1.0)
+        self._last = {}
+        self._count_silent()
+
+    @torch.no_grad()
+    def calibrate(self, batches: Callable[[], Iterator[Tensor]]) -> None:
+        """Once, after the last step, with raw rows `[B, d_in]` that training never saw.
+
+        Each call of `batches` starts over. Does nothing where `calibrates` is false.
+        """
+        with self._finished():
+            self.form.calibrate(lambda: (self.prepare(x) for x in batches()))
 
     def finish(self) -> SAE:
-        """The SAE as it stands, folded to raw activations: float32, on the CPU."""
-        return fold(self.form.scaled(), self.mean, self.scale)
+        """The SAE as it stands, folded to raw activations: float32, on the CPU. With `ema_decay`
+        its weights are the average. Raises TrainingError as `verify` does."""
+        self.verify()
+        with self._finished():
+            return fold(self.form.scaled(), self.mean, self.scale)
 
-    def _state_shapes(self, after_a_step: bool) -> dict[str, tuple[int, ...]]:
-        params = {n: tuple(t.shape) for n, t in self.form.params.items()}
-        shapes = {f"param.{n}": shape for n, shape in params.items()}
-        shapes |= {f"buffer.{n}": tuple(t.shape) for n, t in self.form.buffers.items()}
-        shapes["since_fired"] = tuple(self.since_fired.shape)
-        for name, shape in params.items() if after_a_step else ():
-            shapes |= {f"adam.{name}.{k}": () if k == "step" else shape for k in MOMENTS}
-        return shapes
+    @contextmanager
+    def _finished(self) -> Iterator[None]:
+        """With the weights that the finished SAE has."""
+        trained = self.form.params
+        if self._average is not None:
+            self.form.params = self._average.weights
+        try:
+            yield
+        finally:
+            self.form.params = trained
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"param.{n}": t for n, t in self.form.params.items()}
+        tensors |= {f"buffer.{n}": t for n, t in self.form.buffers.items()}
+        tensors |= {f"adam.{n}": t for n, t in self._adam.state.items()}
+        if self._average is not None:
+            tensors |= {f"average.{n}": t for n, t in self._average.weights.items()}
+        return tensors | {"since_fired": self.since_fired}
+
+    def _count_silent(self) -> None:
+        known = self.tokens >= self.dead_after
+        self._silent = Later((self.since_fired >= self.dead_after).sum()) if known else None
 
     def _dead(self) -> Tensor | None:
-        if self.tokens < self.dead_after:
+        count = 0 if self._silent is None else int(self._silent.read()[0])
+        if count == 0:
             return None
-        dead = (self.since_fired >= self.dead_after).nonzero().flatten()
-        return dead if dead.numel() else None
+        dead = self.since_fired >= self.dead_after
+        return torch.nonzero_static(dead, size=count).flatten()
 
-    def _checked_norm(self, outcome: Outcome) -> float:
-        norms = torch._foreach_norm(list(outcome.grads.values()))
-        norm = torch.linalg.vector_norm(torch.stack(norms))
-        loss_and_norm = torch.stack([outcome.loss.float(), norm]).tolist()
-        for what, value in zip(("loss", "gradient norm"), loss_and_norm, strict=True):
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"{what} is {value} at step {self.steps} of {self.total} ({self.form.arch})",
-                    hint="lower train.lr, or look for broken activations in the cache",
-                )
-        return float(loss_and_norm[1])
+    def _check(self, loss: Tensor, norm: Tensor) -> Tensor | None:
+        """Raise at once if loss or gradient norm is not finite; `deferred`, note the first step
+        where that is so, and return 1 from that step on, 0 before."""
+        seen = torch.stack([loss.double(), norm.double()])
+        if not self.deferred:
+            if not bool(seen.isfinite().all()):
+                self._refuse(self.steps, seen.tolist())
+            return None
+        here = torch.cat([seen.new_full((1,), self.steps), seen])
+        first = (self._fault[0] < 0) & ~seen.isfinite().all()
+        self._fault.copy_(torch.where(first, here, self._fault))
+        return (self._fault[0] >= 0).float()
+
+    def _refuse(self, step: int, seen: list[float]) -> None:
+        loss, norm = seen
+        what, value = ("gradient norm", norm) if math.isfinite(loss) else ("loss", loss)
+        raise TrainingError(
+            f"{what} is {value} at step {step} of {self.total} ({self.spec_arch})",
+            hint="lower train.lr, or look for broken activations in the cache",
+        )
+
+    def _shrink(self, norm: Tensor) -> Tensor | None:
+        """What to divide gradients by so that their norm is at most `grad_clip`."""
+        if self.spec.grad_clip is None:
+            return None
+        factor = norm.float() / self.spec.grad_clip
+        if not self.deferred:
+            return factor if float(factor) > 1.0 else None
+        return factor.clamp_min(1.0)
 
 
-def _form(spec: TrainBase, d_in: int, device: torch.device) -> Form:
-    generator = torch.Generator().manual_seed(spec.seed)
-    if isinstance(spec, TopKTrain):
-        return TopK(spec, d_in, generator, device)
-    if isinstance(spec, ReluL1Train):
-        return ReluL1(spec, d_in, generator, device)
-    assert isinstance(spec, JumpReluTrain)
-    return JumpReLU(spec, d_in, generator, device)
+def _shown(outcome: Outcome) -> dict[str, Tensor]:
+    """The scalars of an outcome, without its gradients, which would live on until the next."""
+    return {
+        "loss": outcome.loss,
+        "fvu": outcome.squared_error / outcome.variance,
+        "l0": outcome.l0,
+        **outcome.extra,
+    }
+
+
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    return {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}

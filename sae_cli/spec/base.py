@@ -11,17 +11,21 @@ import re
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ValidationInfo,
     field_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class Execution:
@@ -84,6 +88,19 @@ class Frozen(BaseModel):
             "true/false is not a value here (YAML reads an unquoted yes, no, on, off "
             "as true/false; put it in quotes if you mean the text)",
             {} if entries is not value else {"field": bad},
+        )
+
+
+def exactly_one(part: Frozen, *names: str) -> None:
+    """Raises the error that pydantic collects unless exactly one of the fields is given."""
+    given = [n for n in names if getattr(part, n) is not None]
+    if len(given) != 1:
+        said = ", ".join(given) if given else "none"
+        at = {"field": given[-1]} if given else {}
+        raise PydanticCustomError(
+            "exactly_one",
+            "give exactly one of {names} (given: {said})",
+            {"names": ", ".join(names), "said": said, **at},
         )
 
 

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from sae_cli.spec.presets import ModelFacts
 from sae_cli.spec.problems import Loc, Problem, SpecProblems, from_validation
-from sae_cli.spec.stages import ARCHITECTURES, Site, Train
+from sae_cli.spec.stages import Site
+from sae_cli.spec.train import ARCHITECTURES, Train
 
 Facts = Callable[[str, Loc], ModelFacts | None]
 _PLACE = ("model", "layer", "depth", "site")
@@ -22,6 +23,8 @@ SITE: Site = "resid_post"
 ARCH = "topk"
 EXPANSION = 8
 """What a cell is when neither the matrix nor `train` says."""
+LOW_RANK_SITE: Site = "attn_out"
+"""Whose activations fill only part of their space, so that latents start in that part."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ def finish(
                 del fields[form]
     places = {**{k: ("train", k) for k in shared}, **draft.places}
     arch = fields.setdefault("arch", ARCH)
+    if site == LOW_RANK_SITE:
+        fields.setdefault("decoder_init", "active_subspace")
     own = ARCHITECTURES[arch].model_fields
     problems += [_foreign(name, arch, places) for name in fields if name not in own]
     if len(problems) > before or layer is None:

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainSerializer, WithJsonSchema, WrapValidator, create_model
 from pydantic.fields import FieldInfo
 
-from sae_cli.spec.base import Frozen
-from sae_cli.spec.stages import ARCHITECTURES, Count, Fraction, Site
+from sae_cli.spec.base import Count, Fraction, Frozen
+from sae_cli.spec.stages import Site
+from sae_cli.spec.train import ARCHITECTURES
 
 
 def _fields() -> dict[str, FieldInfo]:

@@ -1,6 +1,6 @@
-"""What each stage needs to know: model, text, capture, training, evaluation, release.
+"""What each stage but training needs to know: model, text, capture, evaluation, release.
 
-Every default here is one a newcomer can run: the embedded model, its built-in text, TopK.
+Every default here is one a newcomer can run: the embedded model, its built-in text.
 The documentation under a field feeds the JSON schema (`saectl schema`).
 """
 
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sae_cli.spec.base import Execution, Frozen, Later, Shape
+from sae_cli.spec.base import Count, Execution, Fraction, Frozen, Later, Shape, exactly_one
 
 Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "attn_z", "mlp_in", "mlp_out"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -24,20 +24,6 @@ CHUNK_ROWS = 8192
 SHARD_ROWS = 32_768
 """Most rows of a shard."""
 Role = Annotated[str, Field(min_length=1)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=0)]
-
-
-def _exactly_one(part: Frozen, *names: str) -> None:
-    given = [n for n in names if getattr(part, n) is not None]
-    if len(given) != 1:
-        said = ", ".join(given) if given else "none"
-        at = {"field": given[-1]} if given else {}
-        raise PydanticCustomError(
-            "exactly_one",
-            "give exactly one of {names} (given: {said})",
-            {"names": ", ".join(names), "said": said, **at},
-        )
 
 
 class ModelSpec(Frozen):
@@ -68,7 +54,7 @@ class ModelSpec(Frozen):
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSpec:
-        _exactly_one(self, "hf", "path", "builtin")
+        exactly_one(self, "hf", "path", "builtin")
         if self.compile and self.device_map is not None:
             raise PydanticCustomError(
                 "compile_spread",
@@ -106,7 +92,7 @@ class Source(Frozen):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
-        _exactly_one(self, "builtin", "path", "hf")
+        exactly_one(self, "builtin", "path", "hf")
         return self
 
 
@@ -190,7 +176,8 @@ class CacheSpec(Frozen):
     tokens at most."""
     part_tokens: Annotated[PositiveInt, Execution()] = 2**20
     """Tokens in a part, which one process captures alone. Start the same command on more machines
-    or GPUs, and they share the parts; the bytes are the same."""
+    or GPUs, and they share the parts; the bytes are the same. It may change from run to run, and
+    differ between them."""
     store: Annotated[Bucket | None, Execution()] = None
     """Where activations go: `s3://bucket/prefix` (also gs, az); left out, into the workspace.
     Credentials come from the environment."""
@@ -222,122 +209,6 @@ def _grown(unit: int, limit: int, enough: int) -> int:
     while 2 * size <= limit and size < enough:
         size *= 2
     return size
-
-
-class TrainBase(Frozen):
-    """What every architecture shares."""
-
-    width: PositiveInt | None = None
-    """Number of latents (d_sae). Give this or `expansion`."""
-    expansion: PositiveInt | None = None
-    """Number of latents as a multiple of the input dimension."""
-    num_tokens: PositiveInt = 2_000_000
-    """Tokens to train on. More than the store holds means further epochs, each newly shuffled."""
-    batch_size: PositiveInt = 2048
-    """Tokens in one step."""
-    lr: PositiveFloat | None = None
-    """Learning rate; left out, the larger of 2e-4 / sqrt(width / 16384) (Gao et al. 2024, with
-    their followers' constant) and min(0.1, 64 / steps) / sqrt(d_in), which short runs need."""
-    lr_warmup: Fraction = 0.02
-    """Share of the steps with linear warm-up."""
-    lr_decay: Fraction = 0.2
-    """Share of the steps, the last ones, with linear decay to zero."""
-    beta1: Fraction = 0.9
-    """Adam's first-moment decay."""
-    beta2: Fraction = 0.999
-    """Adam's second-moment decay."""
-    grad_clip: PositiveFloat | None = 1.0
-    """Largest gradient norm; null turns clipping off."""
-    center: bool = True
-    """Subtract the stored mean activation. Folded into the biases at the end."""
-    normalize: bool = True
-    """Scale activations to mean square 1 per dimension. Folded into the weights at the end."""
-    dead_after: PositiveInt | None = None
-    """Tokens of silence after which a latent is dead; default min(10M, num_tokens / 20)."""
-    shuffle_tokens: PositiveInt = 262_144
-    """Tokens in the pool that a batch is drawn from."""
-    seed: Count = 0
-    """Seed of the weights and of the data order."""
-    checkpoint_every: Annotated[PositiveInt, Execution()] = 500
-    """Steps between checkpoints."""
-    log_every: Annotated[PositiveInt, Execution()] = 50
-    """Steps between lines of metrics.jsonl."""
-
-    @model_validator(mode="after")
-    def _one_width(self) -> TrainBase:
-        _exactly_one(self, "width", "expansion")
-        if self.width is not None and self.width % 8:
-            low = self.width // 8 * 8
-            near = f"the nearest are {low} and {low + 8}" if low else "the smallest is 8"
-            raise PydanticCustomError(
-                "width_not_divisible",
-                "width {width} is not a multiple of 8 ({near})",
-                {"width": self.width, "near": near, "field": "width"},
-            )
-        if self.lr_warmup + self.lr_decay > 1.0:
-            raise PydanticCustomError(
-                "schedule",
-                "lr_warmup {warmup} + lr_decay {decay} is over 1, the whole of the steps",
-                {
-                    "warmup": self.lr_warmup,
-                    "decay": self.lr_decay,
-                    "field": "lr_decay" if "lr_decay" in self.model_fields_set else "lr_warmup",
-                },
-            )
-        return self
-
-
-class TopKTrain(TrainBase):
-    """TopK with an auxiliary loss for dead latents (Gao et al. 2024)."""
-
-    arch: Literal["topk"] = "topk"
-    """Architecture."""
-    k: PositiveInt = 32
-    """Active latents per token."""
-    auxk_alpha: Annotated[float, Field(ge=0)] = 1 / 32
-    """Weight of the auxiliary loss."""
-    auxk: PositiveInt | None = None
-    """Dead latents used by the auxiliary loss; default: the power of two at or below d_in / 2."""
-
-
-class ReluL1Train(TrainBase):
-    """ReLU with an L1 penalty weighted by decoder norms (Anthropic, April 2024)."""
-
-    arch: Literal["relu_l1"]
-    """Architecture."""
-    l1: Annotated[float, Field(ge=0)] | None = None
-    """L1 coefficient, for inputs scaled to mean square 1 per dimension; left out, sqrt(d_in) / 8,
-    which is Anthropic's 5 at d_in = 1600."""
-    l1_warmup: Fraction = 0.05
-    """Share of the steps over which the coefficient rises linearly from zero."""
-
-
-class JumpReluTrain(TrainBase):
-    """JumpReLU trained towards a target L0 (Rajamanoharan et al. 2024; Gemma Scope)."""
-
-    arch: Literal["jumprelu"]
-    """Architecture."""
-    l0: PositiveFloat = 32.0
-    """Target: mean number of active latents per token."""
-    l0_coefficient: PositiveFloat = 1.0
-    """Weight of the penalty (L0 / target - 1)^2, before the controller adjusts it."""
-    l0_warmup: Fraction = 0.1
-    """Share of the steps over which the penalty rises linearly from zero."""
-    beta1: Fraction = 0.0
-    """Adam's first-moment decay; the paper trains without first moments."""
-    bandwidth: PositiveFloat = 1.0
-    """Width of the rectangle of the straight-through estimator, in scaled pre-activation units."""
-    threshold_init: PositiveFloat | None = None
-    """Initial threshold, in scaled pre-activation units; left out, such that on the first batch
-    every latent fires equally often and L0 is four times the target."""
-
-
-Train = TopKTrain | ReluL1Train | JumpReluTrain
-ARCHITECTURES: dict[str, type[TopKTrain] | type[ReluL1Train] | type[JumpReluTrain]] = {
-    "topk": TopKTrain,
-    "relu_l1": ReluL1Train,
-    "jumprelu": JumpReluTrain,
-}
 
 
 class EvalSpec(Frozen):

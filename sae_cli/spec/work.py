@@ -17,13 +17,13 @@ from sae_cli.spec.stages import (
     ModelSpec,
     ReleaseSpec,
     Site,
-    Train,
     WandbSpec,
 )
+from sae_cli.spec.train import Train
 
 Kind = Literal["tokens", "cache", "train", "eval", "release"]
 KINDS: tuple[Kind, ...] = ("tokens", "cache", "train", "eval", "release")
-VERSIONS: dict[Kind, int] = {"tokens": 2, "cache": 2, "train": 1, "eval": 1, "release": 1}
+VERSIONS: dict[Kind, int] = {"tokens": 2, "cache": 3, "train": 2, "eval": 1, "release": 1}
 """A version rises when the same spec starts to give another result."""
 
 

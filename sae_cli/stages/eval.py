@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sae_cli.errors import StoreError
 from sae_cli.lm import masks
 from sae_cli.lm.device import pick_device
 from sae_cli.lm.load import load_model
@@ -34,11 +35,12 @@ from sae_cli.stages.metrics import (
     splice_metrics,
 )
 from sae_cli.stages.task import Task
+from sae_cli.store.acts.array import stats_of
+from sae_cli.store.acts.norms import norms_of
 from sae_cli.store.atomic import write_bytes, write_json
 from sae_cli.store.blocks import BlockReader
 from sae_cli.store.layout import StageDir
-from sae_cli.store.ledger import read_done
-from sae_cli.store.moments import Moments
+from sae_cli.store.records.ledger import read_done
 from sae_cli.store.weights import load_sae
 
 SPLIT = "heldout"
@@ -77,14 +79,15 @@ class _Site:
         self.tap, self.mask = tap, mask
         cache = StageDir(task.deps["cache"].path)
         done = read_done(cache)
-        assert done is not None, "the runner starts no stage before its inputs are done"
+        if done is None:  # it was when the runner looked
+            raise StoreError(f"{cache} is being made again: evaluate when it is done")
         self.limit: float | None = done.summary["outlier_norm"]
-        self.mean = Moments.from_bytes(cache.stats.read_bytes()).mean.to(device)
+        self.mean = stats_of(cache).mean.to(device)
         self.zero_loss, self.mean_loss = LossMeter(), LossMeter()
 
     def keep(self, acts: Tensor, reasons: NDArray[np.uint8]) -> Tensor:
         """bool [B, C]: the tokens that count, with the norm limit found when caching."""
-        found = marked(reasons, acts, self.limit)
+        found = marked(reasons, norms_of(acts.flatten(0, -2)).view(acts.shape[:-1]), self.limit)
         return torch.from_numpy(masks.keep(found, self.mask)).to(acts.device)
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from sae_cli.stages.task import Task
-from sae_cli.store.recorder import Recorder
-from sae_cli.store.strands import Lanes
+from sae_cli.store.acts.recorder import Recorder
+from sae_cli.store.acts.strands import Lanes
 
 
 class Pace:

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 from sae_cli.errors import DataError
 from sae_cli.lm import masks
 from sae_cli.lm.capture import Capture
-from sae_cli.lm.outliers import norms
 from sae_cli.lm.sites import Tap
 from sae_cli.spec.stages import MaskSpec
+from sae_cli.store.acts.norms import norms_of
 from sae_cli.store.blocks import BlockReader
 
 SPLIT = "train"
@@ -64,11 +64,13 @@ def outlier_limits(
     if policy.outlier_multiple is None:
         return [None] * len(taps)
     found: list[list[Tensor]] = [[] for _ in taps]
-    reader = Capture(model, taps)
-    for tokens, reasons in _sample(passes, policy.outlier_sample) if taps else ():
+    reader, left = Capture(model, taps), policy.outlier_sample
+    for tokens, reasons in _sample(passes, left) if taps else ():
         kept = torch.from_numpy(masks.keep(reasons, policy))
-        for norms_of, acts in zip(found, reader(tokens), strict=True):
-            norms_of.append(norms(acts.flatten(0, 1)).cpu()[kept])
+        kept[left:] = False  # a pass is made whole, so that it gives the bits that are stored
+        left -= len(reasons)
+        for norms, acts in zip(found, reader(tokens), strict=True):
+            norms.append(norms_of(acts.flatten(0, 1)).cpu()[kept])
     if not all(sum(map(len, n)) for n in found):
         raise DataError(
             f"the mask drops every one of the first {policy.outlier_sample:,} training tokens",
@@ -79,5 +81,6 @@ def outlier_limits(
 
 
 def _sample(passes: Passes, n: int) -> Iterator[tuple[Tensor, NDArray[np.uint8]]]:
+    """The passes that hold the first `n` rows."""
     for b in range(min(passes.count, -(-n // passes.batch_rows))):
         yield passes.batch(b)

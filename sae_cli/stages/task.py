@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sae_cli.errors import Interrupted
+from sae_cli.errors import Interrupted, SaectlError
 from sae_cli.spec.work import Kind, Work
 
 SHARED: frozenset[Kind] = frozenset({"cache"})
@@ -43,6 +43,14 @@ class Dep:
     slug: str
 
 
+def _raise(error: SaectlError) -> None:
+    raise error
+
+
+def _ignore(done: int, total: int) -> None:
+    return
+
+
 @dataclass(frozen=True)
 class Task:
     """One stage to run: its work, its folder, its inputs, and its way to speak."""
@@ -67,6 +75,10 @@ class Task:
     process holds any part."""
     wait: Callable[[str], None]
     """`wait(why)`: what is left of the stage is another process's; look again later."""
+    fail: Callable[[SaectlError], None] = _raise
+    """`fail(error)`: the stage ends here, for a reason of its own; the job's others go on."""
+    progress: Callable[[int, int], None] = _ignore
+    """`progress(done, total)`: how far this stage is, where that is not how far the job is."""
 
     @property
     def scratch(self) -> Path:

@@ -1,6 +1,7 @@
 """Weights & Biases, when the spec asks: imported here and nowhere else.
 
-The run's id is the stage's key, so a resumed training goes on with its own curve.
+The run's id is the stage's key, so a resumed training goes on with its own curve. A grid has a run
+for each of its SAEs, side by side.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class _Wandb(Tracker):
             name=name,
             config=config,
             resume="allow",
+            reinit="create_new",  # the others of a grid go on with theirs
             dir=str(out),
             settings=wandb.Settings(silent=True),
         )

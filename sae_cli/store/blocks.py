@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_cli.errors import StoreError
-from sae_cli.store.chunks import METADATA, Array, Column, Table, encoded
-from sae_cli.store.files import LocalFiles
-from sae_cli.store.journal import JOINED, read_entries
-from sae_cli.store.tables import TableReader
-from sae_cli.store.writer import OnPoint, TableWriter, tidy_metadata
+from sae_cli.store.tables.chunks import METADATA, Array, Column, Table, encoded
+from sae_cli.store.tables.files import LocalFiles
+from sae_cli.store.tables.journal import JOINED, read_entries
+from sae_cli.store.tables.reader import TableReader
+from sae_cli.store.tables.writer import OnPoint, TableWriter, tidy_metadata
 
 LOG = "commits"
 _DTYPES = {"tokens": "<i4", "document": "<i8", "position": "<i4", "reasons": "|u1"}
@@ -32,7 +32,7 @@ class BlockWriter:
     """Writes the blocks of each split, chunk after chunk, going on where a killed one stood.
 
     `blocks` maps a split to its number of blocks. A context manager; holds the folder's writer
-    lock until closed. Raises StoreError as `chunks.TableWriter` does.
+    lock until closed. Raises StoreError as `writer.TableWriter` does.
     """
 
     def __init__(

@@ -10,9 +10,9 @@ import pytest
 from sae_cli.cli.session import open_sweeps, remember
 from sae_cli.plan.graph import Graph
 from sae_cli.plan.place import folder, record_of
-from sae_cli.store.claim import claim
 from sae_cli.store.layout import Workspace
-from sae_cli.store.ledger import open_stage, record_done
+from sae_cli.store.records.claim import claim
+from sae_cli.store.records.ledger import open_stage, record_done
 
 SPEC = """\
 name: small

@@ -9,9 +9,9 @@ import pytest
 
 from sae_cli.cli.output import GcOutput, VerifyOutput
 from sae_cli.errors import FAILED, OK
+from sae_cli.store.buckets.files import ObjectFiles
 from sae_cli.store.layout import StageDir, Workspace
-from sae_cli.store.ledger import delete_remote
-from sae_cli.store.objects import ObjectFiles
+from sae_cli.store.records.evict import delete_remote
 
 SPEC = """\
 name: away

@@ -11,12 +11,12 @@ from sae_cli.cli.output import GcOutput, PlanOutput, ValidateOutput
 from sae_cli.cli.session import open_sweeps
 from sae_cli.errors import FAILED, OK, USAGE
 from sae_cli.plan.place import folder, record_of
-from sae_cli.store import journal
-from sae_cli.store.chunks import Column, Table
-from sae_cli.store.claim import claim
-from sae_cli.store.files import LocalFiles
-from sae_cli.store.ledger import open_stage, record_done
-from sae_cli.store.writer import TableWriter
+from sae_cli.store.records.claim import claim
+from sae_cli.store.records.ledger import open_stage, record_done
+from sae_cli.store.tables import journal
+from sae_cli.store.tables.chunks import Column, Table
+from sae_cli.store.tables.files import LocalFiles
+from sae_cli.store.tables.writer import TableWriter
 
 
 @pytest.fixture

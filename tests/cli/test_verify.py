@@ -231,7 +231,7 @@ def test_other_bits_are_told_with_what_was_made_from_the_old_ones(saectl, here):
     place = stage("cache", "mlp_out")
     record = json.loads(place.done.read_text())
     flip(next(place.activations.glob("acts/c.1.0")))
-    from sae_cli.store import ledger
+    from sae_cli.store.records import ledger
 
     record["outputs"]["stats.safetensors"]["bytes"] += 1  # as another machine would have left it
     record["sha256"] = ledger._digest(record["outputs"])
@@ -256,7 +256,7 @@ def test_what_no_sweep_names_is_left_and_the_spec_that_made_it_helps(saectl, her
 
 
 def test_a_stage_that_another_process_holds_is_left_alone(saectl, here):
-    from sae_cli.store.claim import claim
+    from sae_cli.store.records.claim import claim
 
     place = stage("cache", "mlp_out")
     flip(next(place.activations.glob("acts/c.1.0")))
@@ -295,6 +295,22 @@ def test_a_repair_that_was_killed_is_seen_to_its_end_by_the_next(saectl, here, w
     assert not (place.path / "repair.json").exists()
 
 
+def test_the_outlier_limit_that_was_found_once_is_kept(saectl, here, monkeypatch):
+    before = digests(here / "store")
+    place = stage("cache", "mlp_out")
+    flip(place.activations / "zarr.json")
+    flip(place.activations / "mask" / "zarr.json")
+    from sae_cli.stages import arrays
+
+    def other(_, new, *__):  # as another machine might find it
+        return [0.5 for _ in new]
+
+    monkeypatch.setattr(arrays, "outlier_limits", other)
+    answer = saectl("verify", "--repair")
+    assert answer.code == OK and "same bytes" in answer.out
+    assert digests(here / "store") == before
+
+
 def test_freed_activations_are_passed_over(saectl, here):
     assert saectl("gc", "--yes").code == OK
     answer = saectl("verify", "--only", "cache")
@@ -302,6 +318,7 @@ def test_freed_activations_are_passed_over(saectl, here):
 
 
 def test_a_half_written_array_is_checked_as_far_as_it_is_committed(saectl, here):
+    before = digests(here / "store")
     place = stage("cache", "mlp_out")
     lines = place.commits.read_bytes().splitlines(keepends=True)
     place.commits.write_bytes(b"".join(lines[:4]))
@@ -314,6 +331,15 @@ def test_a_half_written_array_is_checked_as_far_as_it_is_committed(saectl, here)
     code, stages = found(saectl, "--only", "*mlp_out", "--threads", "1")
     (damage,) = stages["cache/tiny.L1.mlp_out"].damages
     assert (code, damage.shard) == (FAILED, 2)
+    done = identities(place.path)
+    answer = saectl("verify", "--repair", "--only", "*mlp_out")
+    assert answer.code == OK and not place.done.exists()
+    assert "1 shard withdrawn; it is unfinished: saectl cache SPEC --only" in answer.out
+    assert identities(place.path) == done and not (place.path / "repair.json").exists()
+    code, stages = found(saectl, "--only", "cache/tiny.L1.mlp_out")
+    assert code == OK and stages["cache/tiny.L1.mlp_out"].shards == 3
+    assert saectl("cache", "--only", place.key, "-q").code == OK
+    assert digests(here / "store") == before
 
 
 def test_globs_choose_and_one_that_matches_nothing_is_bad_usage(saectl, here, made):

@@ -13,8 +13,8 @@ from sae_cli.plan.place import folder
 from sae_cli.spec.load import find
 from sae_cli.spec.presets import shipped_folder
 from sae_cli.spec.work import KINDS
-from sae_cli.store.claim import claim
-from sae_cli.store.ledger import record_failed
+from sae_cli.store.records.claim import claim
+from sae_cli.store.records.ledger import record_failed
 
 
 def tree(root):

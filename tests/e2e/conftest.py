@@ -126,7 +126,8 @@ class Disk:
         for stage in self.stages("train"):
             lines = map(json.loads, (stage / "metrics.jsonl").read_text().splitlines())
             found[stage.name] = [
-                {k: v for k, v in line.items() if k not in ("time", "seconds")} for line in lines
+                {k: v for k, v in line.items() if k not in ("time", "seconds", "waiting")}
+                for line in lines
             ]
         return found
 

@@ -1,21 +1,18 @@
-"""Run by test_capture_kills.py: `saectl cache` in forked processes that are killed, over and over.
+"""Run by test_capture_kills.py: a process that forks `saectl cache WORDS...`, again and again.
 
-    killing.py KILLS WRITERS SEED WORDS...
+    killing.py WORDS...
 
-Keeps WRITERS processes at `saectl cache WORDS...` and kills one of them (SIGKILL) at a random
-moment, KILLS times; then lets one finish, and says how many kills hit a process that held a claim.
-Imports are done once, before the forks, so that a kill costs the capture and not Python's start.
+Imports are done once, before the forks, so that a kill costs a capture and not Python's start.
+Takes one order a line and answers each with one: `begin` a process (its pid), `kill PID` and
+`wait PID` (its exit code; -9 after SIGKILL). When nobody gives orders any more, all are killed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import sys
-import time
-from pathlib import Path
 
 import torch  # noqa: F401
 import transformers  # noqa: F401
@@ -26,9 +23,12 @@ from sae_cli.cli.app import main
 
 
 def begin(words: list[str]) -> int:
+    """Fork a process that runs the command; what it says goes to stderr."""
     pid = os.fork()
     if pid:
         return pid
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
     sys.argv = ["saectl", "cache", *words]
     code = 1
     with contextlib.suppress(BaseException):
@@ -39,31 +39,30 @@ def begin(words: list[str]) -> int:
     os._exit(code)
 
 
-def holds(pid: int, store: Path) -> bool:
-    """Whether a process holds a claim on activations."""
-    for claim in store.glob("cache/*/claim*"):
-        with contextlib.suppress(OSError):
-            if f'"pid": {pid},' in claim.read_text():
-                return True
-    return False
+def end(pid: int) -> int:
+    """Wait for a process; how it ended."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def hunt(kills: int, writers: int, seed: int, words: list[str]) -> int:
-    dice, store = random.Random(seed), Path(os.environ["SAECTL_STORE"])
-    running = [begin(words) for _ in range(writers)]
-    landed = 0
-    for _ in range(kills):
-        victim = dice.randrange(writers)
-        time.sleep(dice.uniform(0.2, 2.0) / writers)
-        landed += holds(running[victim], store)
-        os.kill(running[victim], signal.SIGKILL)
-        os.waitpid(running[victim], 0)
-        running[victim] = begin(words)
-    failed = [pid for pid in running if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]
-    assert not failed, "a process that nobody killed failed"
-    return landed
+def serve(words: list[str]) -> None:
+    running: set[int] = set()
+    try:
+        for line in sys.stdin:
+            order, *rest = line.split()
+            if order == "begin":
+                pid = begin(words)
+                running.add(pid)
+                print(pid, flush=True)
+                continue
+            (pid,) = map(int, rest)
+            if order == "kill":
+                os.kill(pid, signal.SIGKILL)
+            print(end(pid), flush=True)
+            running.remove(pid)
+    finally:
+        for pid in running:
+            os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    count, beside, seed, *rest = sys.argv[1:]
-    print(hunt(int(count), int(beside), int(seed), rest))
+    serve(sys.argv[1:])

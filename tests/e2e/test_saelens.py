@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sae_cli.sae.base import SAE
-from sae_cli.store.activations import ActivationReader
+from sae_cli.store.acts.array import ActivationReader
 from sae_cli.store.weights import load_sae
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]

@@ -11,9 +11,9 @@ from sae_cli.plan.graph import Graph, Stage, build
 from sae_cli.plan.pin import Pins
 from sae_cli.plan.place import folder, record_of
 from sae_cli.spec.load import load
-from sae_cli.store.claim import claim
 from sae_cli.store.layout import StageDir, Workspace
-from sae_cli.store.ledger import open_stage, record_done
+from sae_cli.store.records.claim import claim
+from sae_cli.store.records.ledger import open_stage, record_done
 
 FIXED = """\
 name: fixed

@@ -6,7 +6,7 @@ import pytest
 
 from sae_cli.plan.graph import amount, train_slug
 from sae_cli.plan.jobs import coalesce, disk_bytes
-from sae_cli.spec.stages import ARCHITECTURES
+from sae_cli.spec.train import ARCHITECTURES
 
 GRID = """\
 name: grid
@@ -30,13 +30,36 @@ def test_all_sites_of_a_model_are_captured_in_one_forward(graph):
     assert [len(job) for job in of_kind(made, "cache")] == [4]
 
 
-def test_the_evaluations_of_one_site_share_its_forwards_and_trainings_stand_alone(graph):
+@pytest.mark.parametrize("kind", ["train", "eval"])
+def test_the_trainings_of_one_array_share_its_read_and_evaluations_its_forwards(graph, kind):
     made = graph(GRID.replace("MODEL", "tiny"))
-    jobs = of_kind(made, "eval")
+    jobs = of_kind(made, kind)
     assert [len(job) for job in jobs] == [2, 2, 2, 2]
     for job in jobs:
         assert len({slug.rpartition(".")[0] for slug in job}) == 1
-    assert [len(job) for job in of_kind(made, "train")] == [1] * 8
+
+
+@pytest.mark.parametrize(
+    ("axis", "sizes"),
+    [
+        ("width: [512, 1024]", [4]),
+        ("batch_size: [256, 2048]", [4]),
+        ("lr: [1e-3, 3e-4]", [4]),
+        ("num_tokens: [1000, 2000]", [4]),
+        ("seed: [0, 1]", [2, 2]),
+        ("data_seed: [0, 1]", [2, 2]),
+        ("shuffle_tokens: [4096, 8192]", [2, 2]),
+    ],
+)
+def test_what_shares_an_order_shares_a_read_whatever_else_differs(graph, axis, sizes):
+    one = GRID.replace("MODEL", "tiny").replace("[1, 2]", "[1]")
+    one = one.replace("[resid_post, attn_z]", "[resid_post]")
+    assert [len(job) for job in of_kind(graph(f"{one}  {axis}\n"), "train")] == sizes
+
+
+def test_seeds_share_a_read_when_the_order_has_a_seed_of_its_own(graph):
+    one = GRID.replace("MODEL", "tiny").replace("{width: 512}", "{width: 512, data_seed: 0}")
+    assert [len(job) for job in of_kind(graph(f"{one}  seed: [0, 1, 2]\n"), "train")] == [6] * 4
 
 
 def test_two_models_never_share(graph):

@@ -13,8 +13,9 @@ import pytest
 from sae_cli.plan.place import folder, record_of
 from sae_cli.plan.reason import ago, explain
 from sae_cli.spec.work import VERSIONS
-from sae_cli.store.claim import claim
-from sae_cli.store.ledger import evict, open_stage, record_done, record_failed
+from sae_cli.store.records.claim import claim
+from sae_cli.store.records.evict import evict
+from sae_cli.store.records.ledger import open_stage, record_done, record_failed
 
 ONE = """\
 name: one
@@ -185,7 +186,7 @@ def test_a_dead_process_is_taken_over(graph, rows, finish, workspace):
     place = folder(workspace, train)
     code = (
         "import os, sys\nfrom pathlib import Path\n"
-        "from sae_cli.store.claim import claim\nfrom sae_cli.store.layout import StageDir\n"
+        "from sae_cli.store.records.claim import claim\nfrom sae_cli.store.layout import StageDir\n"
         "with claim(StageDir(Path(sys.argv[1]))):\n    os._exit(9)"
     )
     dead = subprocess.Popen([sys.executable, "-c", code, str(place)])

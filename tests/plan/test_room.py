@@ -9,8 +9,8 @@ from sae_cli.plan.jobs import disk_bytes
 from sae_cli.plan.place import folder
 from sae_cli.plan.reason import explain
 from sae_cli.plan.room import refusal, room
-from sae_cli.store import space
 from sae_cli.store.atomic import write_json
+from sae_cli.store.records import space
 
 ONE = "name: one\ndata: {tokens: 4096, context: 64}\ntrain: {width: 64}\nmatrix: {layer: [1, 2]}\n"
 

@@ -13,7 +13,7 @@ from sae_cli.sae.form import Form, Moment
 from sae_cli.sae.jumprelu import JumpReLU
 from sae_cli.sae.relu_l1 import ReluL1
 from sae_cli.sae.topk import TopK
-from sae_cli.spec.stages import JumpReluTrain, ReluL1Train, TopKTrain
+from sae_cli.spec.train import JumpReluTrain, ReluL1Train, TopKTrain
 
 D_IN, D_SAE, ROWS = 8, 32, 61
 CPU = torch.device("cpu")
@@ -104,12 +104,17 @@ def test_the_auxiliary_loss_leaves_living_latents_alone() -> None:
     assert torch.equal(without["b_dec"], revived["b_dec"])
 
 
-def test_relu_l1_halfway_through_its_warm_up() -> None:
+each_way = pytest.mark.parametrize("sparse", [0.0, 1.0], ids=["dense", "sparse"])
+
+
+@each_way
+def test_relu_l1_halfway_through_its_warm_up(sparse: float) -> None:
     spec = ReluL1Train(arch="relu_l1", width=D_SAE, l1=3.0, l1_warmup=1.0, lr_decay=0.0)
     form = ReluL1(spec, D_IN, torch.Generator().manual_seed(0), CPU)
     _shaken(form, free_decoder=True)
-    z = _batch()
+    z, form.sparse_below = _batch(), sparse
     outcome = form.gradients(z, MIDWAY, None)
+    assert float(outcome.extra["sparse"]) == sparse
     p = _leaves(form)
     f = (z @ p["enc"].T + p["b_enc"]).relu()
     error = f @ p["dec"] + p["b_dec"] - z
@@ -163,9 +168,12 @@ def _jumprelu(bandwidth: float = 0.4) -> JumpReLU:
     return form
 
 
-def test_jumprelu_halfway_through_its_warm_up() -> None:
+@each_way
+def test_jumprelu_halfway_through_its_warm_up(sparse: float) -> None:
     form, z = _jumprelu(), _batch()
+    form.sparse_below = sparse
     outcome = form.gradients(z, MIDWAY, None)
+    assert float(outcome.extra["sparse"]) == sparse
     p = _leaves(form)
     pre = z @ p["enc"].T + p["b_enc"]
     jump: Any = _Jump.apply

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from torch import Tensor
@@ -65,7 +63,27 @@ def test_a_latent_fired_when_some_row_has_it_above_zero(drawn: dict[str, Tensor]
     assert not silent.fired().any()
 
 
-def test_users_hear_no_warning_of_torchs(drawn: dict[str, Tensor]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        Active(drawn["values"], drawn["indices"], D_SAE).decode(drawn["dec"])
+def test_a_batch_without_rows_has_sums_of_nothing() -> None:
+    active = Active(torch.zeros(0, 2), torch.zeros(0, 2, dtype=torch.int64), 4)
+    assert active.decode(torch.ones(4, 3)).shape == (0, 3)
+    assert active.value_grads(torch.zeros(0, 3), torch.ones(4, 3)).shape == (0, 2)
+    assert torch.equal(active.latent_sums(torch.zeros(0, 2), torch.zeros(0, 3)), torch.zeros(4, 3))
+    assert not active.fired().any()
+
+
+def test_the_number_of_threads_moves_no_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pre, dec, z = (
+        torch.randn(n, m, generator=generator) for n, m in ((600, 64), (64, 8), (600, 8))
+    )
+    results, threads = [], torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            active = Active(*top_k(pre, 6), 64)
+            grads = active.value_grads(z, dec)
+            results.append((active.decode(dec), grads, active.latent_sums(grads, z)))
+    finally:
+        torch.set_num_threads(threads)
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,15 +14,24 @@ from torch import Tensor
 
 from sae_cli.errors import StoreError, TrainingError
 from sae_cli.sae.relu_l1 import ReluL1
-from sae_cli.sae.trainer import Trainer, learning_rate, peak_rate
-from sae_cli.spec.stages import JumpReluTrain, ReluL1Train, TopKTrain, TrainBase
+from sae_cli.sae.schedule import learning_rate, peak_rate
+from sae_cli.sae.trainer import Trainer
+from sae_cli.spec.train import JumpReluTrain, ReluL1Train, TopKTrain
+from sae_cli.spec.train_base import TrainBase
 
 D_IN, ROWS, STEPS = 16, 128, 24
 SPECS: dict[str, TrainBase] = {
     "topk": TopKTrain(width=64, k=4, dead_after=10**6, lr=3e-3),
     "topk with dead latents": TopKTrain(width=64, k=2, dead_after=ROWS, auxk=8, lr=3e-3),
+    "topk nominated in bfloat16": TopKTrain(width=64, k=4, precision="bfloat16", lr=3e-3),
+    "topk, narrow moments, averaged": TopKTrain(
+        width=64, k=4, moments_dtype="bfloat16", ema_decay=0.8, lr_schedule="cosine", lr=3e-3
+    ),
     "relu_l1": ReluL1Train(arch="relu_l1", width=64, l1=1.0, lr=3e-3),
     "jumprelu": JumpReluTrain(arch="jumprelu", width=64, l0=4.0, lr=3e-3, bandwidth=0.5),
+    "jumprelu, sparse products": JumpReluTrain(
+        arch="jumprelu", width=64, l0=0.5, lr=3e-3, bandwidth=0.1, threshold_init=2.5, ema_decay=0.9
+    ),
 }
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
@@ -41,6 +51,17 @@ def _run(trainer: Trainer, until: int) -> list[dict[str, float]]:
         trainer.step(_batch(trainer.steps))
         logs.append(trainer.log())
     return logs
+
+
+def _copy(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, scalars = trainer.state_dict()
+    return {n: t.clone() for n, t in tensors.items()}, scalars
+
+
+def _close(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        torch.testing.assert_close(tensor, b[name], rtol=1e-3, atol=1e-4)
 
 
 def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
@@ -79,16 +100,6 @@ def test_the_auxiliary_loss_was_at_work_in_one_of_these_runs() -> None:
 
 
 @each_spec
-def test_a_saved_state_does_not_change_with_the_run_that_goes_on(spec: TrainBase) -> None:
-    trainer = _trainer(spec)
-    _run(trainer, 3)
-    tensors, _ = trainer.state_dict()
-    before = {n: t.clone() for n, t in tensors.items()}
-    _run(trainer, 6)
-    _same(tensors, before)
-
-
-@each_spec
 def test_the_seed_alone_decides_the_start(spec: TrainBase) -> None:
     torch.manual_seed(1)
     global_state = torch.get_rng_state()
@@ -107,7 +118,7 @@ def test_numbers_that_are_not_finite_end_training_before_they_spread(
 ) -> None:
     trainer = _trainer(spec)
     _run(trainer, 5)
-    before, scalars = trainer.state_dict()
+    before, scalars = _copy(trainer)
     bad = _batch(5)
     bad[17, 3] = poison
     with pytest.raises(TrainingError, match=f"at step 5 of {STEPS}"):
@@ -130,6 +141,83 @@ def test_a_state_of_another_run_is_refused() -> None:
     del tensors["adam.dec.exp_avg"]
     with pytest.raises(StoreError, match=r"adam\.dec\.exp_avg"):
         _trainer(SPECS["topk"]).load_state_dict(tensors, scalars)
+
+
+def test_the_runs_above_use_dense_and_sparse_products() -> None:
+    for name, sparse in (("jumprelu", 0.0), ("jumprelu, sparse products", 1.0)):
+        logs = _run(_trainer(SPECS[name]), STEPS)
+        assert sparse in {log["sparse"] for log in logs}, name
+
+
+@each_spec
+def test_looked_for_later_a_number_that_is_not_finite_is_reported_with_its_step(
+    spec: TrainBase,
+) -> None:
+    """As on a GPU, where no step waits to look."""
+    at_once, later = _trainer(spec), _trainer(spec)
+    later.deferred = True
+    _run(at_once, 5)
+    while later.steps < 5:
+        later.step(_batch(later.steps))
+    _close(later.state_dict()[0], at_once.state_dict()[0])
+    assert later.fault is None
+    before = {n: t.clone() for n, t in later.state_dict()[0].items() if n.startswith("adam")}
+    later.step(torch.full((ROWS, D_IN), math.nan))
+    later.step(_batch(6))
+    assert later.fault == 5
+    for ask in (later.state_dict, later.log, later.finish, later.verify):
+        with pytest.raises(TrainingError, match=f"nan at step 5 of {STEPS}"):
+            ask()
+    after = {f"adam.{n}": t for n, t in later._adam.state.items()}
+    _same(after, before)
+
+
+@each_spec
+def test_a_first_batch_that_is_not_finite_changes_nothing(spec: TrainBase) -> None:
+    trainer = _trainer(spec.model_copy(update={"decoder_init": "active_subspace"}))
+    before, _ = _copy(trainer)
+    with pytest.raises(TrainingError, match="at step 0"):
+        trainer.step(torch.full((ROWS, D_IN), math.inf))
+    _same(trainer.state_dict()[0], before)
+
+
+def test_a_gradient_that_is_not_finite_ends_training_too() -> None:
+    trainer = _trainer(SPECS["relu_l1"])
+    _run(trainer, 1)
+    with pytest.raises(TrainingError, match="gradient norm is inf at step 1"):
+        trainer.step(1e15 * _batch(1))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_schedule_falls_from_the_peak_to_zero_over_all_steps(schedule: str) -> None:
+    spec = TopKTrain.model_validate(
+        {"width": 64, "lr": 1.0, "lr_warmup": 0.1, "lr_schedule": schedule}
+    )
+    rates = [learning_rate(spec, D_IN, step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    left = [(100 - step) / 90 for step in range(10, 100)]
+    cosine = [(1 - math.cos(math.pi * share)) / 2 for share in left]
+    assert rates[10:] == pytest.approx(left if schedule == "linear" else cosine)
+
+
+def test_the_average_follows_its_formula_and_is_what_is_finished() -> None:
+    spec = SPECS["topk"].model_copy(update={"ema_decay": 0.5})
+    plain, averaged = _trainer(SPECS["topk"]), _trainer(spec)
+    wanted: dict[str, Tensor] = {}
+    for step in range(8):
+        for trainer in (plain, averaged):
+            trainer.step(_batch(step))
+        kept = min(0.5, step / (9 + step))
+        for name, param in plain.form.params.items():
+            wanted[name] = kept * wanted.get(name, torch.zeros(())) + (1 - kept) * param
+    tensors = averaged.state_dict()[0]
+    for name, average in wanted.items():
+        assert torch.equal(tensors[f"param.{name}"], plain.form.params[name])
+        torch.testing.assert_close(tensors[f"average.{name}"], average)
+    enc = averaged.finish().W_enc
+    own = torch.nn.functional.cosine_similarity(enc, wanted["enc"].T, dim=0)
+    torch.testing.assert_close(own, torch.ones(64), rtol=0, atol=1e-5)
+    assert not torch.equal(enc, plain.finish().W_enc)
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
@@ -201,6 +289,7 @@ def test_jumprelu_ends_at_its_target_l0(far: float) -> None:
 
 @each_spec
 def test_what_is_logged_is_said_of_the_last_batch(spec: TrainBase) -> None:
+    spec = spec.model_copy(update={"ema_decay": None})
     trainer = _trainer(spec)
     assert trainer.log() == {}
     _run(trainer, 2)

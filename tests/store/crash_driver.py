@@ -27,11 +27,11 @@ import torch
 from arrays import SHARDS, record
 
 from sae_cli.errors import Blocked
-from sae_cli.store import activations
+from sae_cli.store.acts import array as activations
 from sae_cli.store.blocks import BlockWriter
-from sae_cli.store.claim import claim
-from sae_cli.store.files import LocalFiles
 from sae_cli.store.layout import StageDir
+from sae_cli.store.records.claim import claim
+from sae_cli.store.tables.files import LocalFiles
 
 COLUMNS = ("acts", "scales", "mask", "statistics")
 TIMES = {

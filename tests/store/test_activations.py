@@ -27,14 +27,19 @@ from arrays import (
 )
 
 from sae_cli.errors import StoreError
-from sae_cli.store.activations import ActivationReader, ArrayPlan, declare, finish
-from sae_cli.store.claim import claim
-from sae_cli.store.encodings import Encoding
-from sae_cli.store.files import LocalFiles
+from sae_cli.store.acts import array as activations
+from sae_cli.store.acts.array import ActivationReader, ArrayPlan, declare, finish
+from sae_cli.store.acts.encodings import Encoding
+from sae_cli.store.acts.recorder import Recorder
+from sae_cli.store.atomic import write_json
 from sae_cli.store.layout import StageDir
-from sae_cli.store.ledger import begin_again, evict, record_done, verify_done
-from sae_cli.store.recorder import Recorder
-from sae_cli.store.status import Status, state
+from sae_cli.store.records.claim import claim
+from sae_cli.store.records.evict import begin_again, evict
+from sae_cli.store.records.ledger import record_done, verify_done
+from sae_cli.store.records.status import Status, state
+from sae_cli.store.tables.commits import Entry
+from sae_cli.store.tables.files import Files, LocalFiles
+from sae_cli.store.tables.journal import read_entries
 
 
 @pytest.mark.parametrize("encoding", ALL)
@@ -122,7 +127,12 @@ def test_evicted_activations_are_made_anew_with_the_same_digest(tmp_path: Path) 
             begin_again(stage)
             with Recorder(stage.path, plan(), ABOUT) as recorder:
                 assert len(recorder.missing) == missing
-                assert stage.stats.exists() == (missing == 0)
+                if missing:
+                    with pytest.raises(StoreError, match="no statistics yet"):
+                        ActivationReader(
+                            stage.path
+                        ).stats()  # those of an earlier time may lie there
+                    assert state(stage).status is Status.RUNNING
                 put(recorder, stop=2 * SHARD)
                 assert ActivationReader(stage.path).n_rows == (2 * SHARD if missing else N)
                 put(recorder, first=2 * SHARD)
@@ -138,3 +148,46 @@ def test_evicted_activations_are_made_anew_with_the_same_digest(tmp_path: Path) 
     assert run(SHARDS) == first
     assert state(stage).status is Status.DONE
     assert tree(stage.path, but=["done.json"]) == before
+
+
+def test_a_reader_that_begins_while_the_last_shard_is_sealed_takes_nothing_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = StageDir(tmp_path / "cache" / "x-00000000")
+    record(stage.path, part=range(3))
+
+    def slowly(files: Files) -> list[Entry]:
+        monkeypatch.undo()
+        found = read_entries(files)
+        with claim(stage) as held:  # meanwhile the writer is done
+            record(stage.path)
+            summary, records = finish(stage.path)
+            record_done(held, records, summary, 0.0)
+        return found
+
+    monkeypatch.setattr(activations, "read_entries", slowly)
+    early = ActivationReader(stage.path)
+    assert (early.n_rows, early.complete) == (3 * SHARD, False)
+    assert ActivationReader(stage.path).complete
+
+
+def test_a_reader_that_begins_while_it_is_freed_takes_nothing_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = StageDir(tmp_path / "cache" / "x-00000000")
+    with claim(stage) as held:
+        record(stage.path)
+        summary, records = finish(stage.path)
+        record_done(held, records, summary, 0.0)
+
+    def late(files: Files) -> list[Entry]:
+        monkeypatch.undo()
+        write_json(stage.evicted, {"paths": ["commits.jsonl"], "evicted_at": 0.0})
+        stage.commits.unlink()
+        return read_entries(files)
+
+    monkeypatch.setattr(activations, "read_entries", late)
+    assert ActivationReader(stage.path).n_rows == 0
+    stage.evicted.unlink()
+    with pytest.raises(StoreError, match="the commit log is damaged"):
+        ActivationReader(stage.path)

@@ -11,7 +11,7 @@ import pytest
 
 from sae_cli.errors import StoreError
 from sae_cli.store import atomic
-from sae_cli.store.commits import CommitLog, read_commits
+from sae_cli.store.tables.commits import CommitLog, read_commits
 
 
 def log_of(path: Path, n: int) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from arrays import tree
 
 from sae_cli.errors import StoreError
-from sae_cli.store.activations import ActivationReader
+from sae_cli.store.acts.array import ActivationReader
 
 DRIVER = Path(__file__).with_name("crash_driver.py")
 ENOUGH = 50

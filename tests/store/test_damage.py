@@ -8,10 +8,10 @@ import pytest
 from arrays import ABOUT, CHUNK, SHARD, SHARDS, D, plan, put, record, tree, written
 
 from sae_cli.errors import StoreError
-from sae_cli.store.activations import ActivationReader, finish
-from sae_cli.store.files import LocalFiles
-from sae_cli.store.journal import read_entries, withdraw
-from sae_cli.store.recorder import Recorder
+from sae_cli.store.acts.array import ActivationReader, finish
+from sae_cli.store.acts.recorder import Recorder
+from sae_cli.store.tables.files import LocalFiles
+from sae_cli.store.tables.journal import read_entries, withdraw
 
 
 def flip(path: Path, at: int) -> None:

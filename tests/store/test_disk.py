@@ -18,15 +18,15 @@ import torch
 from arrays import tree
 
 from sae_cli.errors import StoreError
-from sae_cli.store.activations import ActivationReader, ArrayPlan, finish
+from sae_cli.store.acts.array import ActivationReader, ArrayPlan, finish
+from sae_cli.store.acts.recorder import Recorder
+from sae_cli.store.acts.strands import Lanes
 from sae_cli.store.blocks import BlockWriter
-from sae_cli.store.claim import claim
-from sae_cli.store.commits import read_commits
-from sae_cli.store.files import LocalFiles
-from sae_cli.store.journal import withdraw
 from sae_cli.store.layout import StageDir
-from sae_cli.store.recorder import Recorder
-from sae_cli.store.strands import Lanes
+from sae_cli.store.records.claim import claim
+from sae_cli.store.tables.commits import read_commits
+from sae_cli.store.tables.files import LocalFiles
+from sae_cli.store.tables.journal import withdraw
 
 ROWS, D = 2048, 256
 PLAN = ArrayPlan(ROWS, D, 64, 128, "bfloat16")  # 16 shards of 64 KiB, 1 MiB in all

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from sae_cli.lm import masks
-from sae_cli.store.activations import ActivationReader, ArrayPlan, finish
+from sae_cli.store.acts.array import ActivationReader, ArrayPlan, finish
+from sae_cli.store.acts.encodings import Encoding
+from sae_cli.store.acts.moments import row_length
+from sae_cli.store.acts.norms import BINS
+from sae_cli.store.acts.recorder import Recorder
 from sae_cli.store.blocks import BlockWriter
-from sae_cli.store.encodings import Encoding
-from sae_cli.store.moments import row_length
-from sae_cli.store.norms import BINS
-from sae_cli.store.recorder import Recorder
 
 PAGE = Path(__file__).parents[2] / "docs" / "store.md"
 ROWS, D, CONTEXT = 1500, 70, 10
@@ -97,7 +97,7 @@ def test_the_bits_of_the_mask_are_the_codes() -> None:
 def test_a_row_of_statistics_has_the_documented_length() -> None:
     text = PAGE.read_text()
     assert f"[shards, {row_length(0):,} + 2d]" in text and row_length(7) == row_length(0) + 14
-    assert f"({BINS:,}\nbins" in text
+    assert f"({BINS:,} bins" in " ".join(text.split())
 
 
 def test_the_tree_names_the_files_that_are_there(workspace: Path) -> None:

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from sae_cli.errors import StoreError
-from sae_cli.store.chunks import Column, Table, as_bytes, encoded
-from sae_cli.store.encodings import (
+from sae_cli.store.acts.encodings import (
     BLOCK,
     NAMES,
     Encoding,
@@ -26,6 +25,7 @@ from sae_cli.store.encodings import (
     squared_error,
     to_disk,
 )
+from sae_cli.store.tables.chunks import Column, Table, as_bytes, encoded
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 FLOATS: list[Encoding] = ["float32", "bfloat16", "float16"]

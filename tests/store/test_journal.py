@@ -9,19 +9,19 @@ import threading
 from pathlib import Path
 
 import pytest
-from arrays import ABOUT, CHUNK, SHARDS, N, plan, put, reasons, record, tree, written
+from arrays import ABOUT, CHUNK, SHARD, SHARDS, N, plan, put, reasons, record, tree, written
 
 from sae_cli.errors import StoreError
-from sae_cli.store.activations import ActivationReader, finish
-from sae_cli.store.files import LocalFiles
-from sae_cli.store.journal import join, open_part, read_entries, withdraw
-from sae_cli.store.recorder import Recorder
+from sae_cli.store.acts.array import ActivationReader, finish
+from sae_cli.store.acts.recorder import Recorder
+from sae_cli.store.tables.files import LocalFiles
+from sae_cli.store.tables.journal import join, open_part, read_entries, withdraw
 
 HOLD = """
 import sys
 from pathlib import Path
 from arrays import ABOUT, plan, put
-from sae_cli.store.recorder import Recorder
+from sae_cli.store.acts.recorder import Recorder
 with Recorder(Path(sys.argv[1]), plan(), ABOUT, part=range(0, 2)) as recorder:
     put(recorder, stop=24)
     print("held", flush=True)
@@ -52,9 +52,9 @@ def test_a_second_process_on_a_part_is_told_so_and_the_first_goes_on(tmp_path: P
             Recorder(tmp_path, plan(), ABOUT, part=range(2))
         assert "its committed" in str(raised.value.hint)
         for part in (range(4), range(1, 2), range(1, 3)):
-            with pytest.raises(StoreError, match="is being written in other parts") as raised:
+            with pytest.raises(StoreError, match="000000-000002, which overlaps shards") as raised:
                 Recorder(tmp_path, plan(), ABOUT, part=part)
-            assert "cache.part_tokens" in str(raised.value.hint)
+            assert "its committed" in str(raised.value.hint)
         assert tree(tmp_path) == before
         record(tmp_path, part=range(2, 4))  # beside it there is room
         first.communicate("go on\n", timeout=60)
@@ -76,6 +76,25 @@ def test_a_dead_writers_part_is_open_again(tmp_path: Path) -> None:
     log = open_part(files, range(2))
     assert [e["k"] for e in log.entries] == [0]
     log.close()
+
+
+@pytest.mark.parametrize("sizes", [(1, 4), (4, 1), (2, 3, 1)])
+def test_parts_may_be_of_another_size_when_a_dead_ones_are_taken_up(
+    tmp_path: Path, sizes: tuple[int, ...]
+) -> None:
+    """Each attempt cuts the array anew, and dies with one more shard."""
+    for n, size in enumerate(sizes):
+        first = n // size * size
+        with Recorder(
+            tmp_path, plan(), ABOUT, part=range(first, min(first + size, SHARDS))
+        ) as recorder:
+            assert n in recorder.missing
+            put(recorder, n * SHARD, (n + 1) * SHARD)
+    assert len(LocalFiles(tmp_path).logs("commits")) == len(sizes)
+    record(tmp_path, part=range(2))
+    record(tmp_path, part=range(2, 4))
+    finish(tmp_path)
+    assert tree(tmp_path) == tree(written(tmp_path.with_name("whole")))
 
 
 def test_joined_commits_are_in_order_once_each_whoever_wrote_them(tmp_path: Path) -> None:
@@ -107,6 +126,7 @@ def test_a_commit_in_both_places_counts_once(tmp_path: Path) -> None:
 
 
 def test_no_commit_is_out_of_sight_while_they_are_joined(tmp_path: Path) -> None:
+    looks = 0
     for n in range(100):
         files = LocalFiles(tmp_path / str(n))
         for part in (range(2), range(2, 4)):
@@ -118,7 +138,10 @@ def test_no_commit_is_out_of_sight_while_they_are_joined(tmp_path: Path) -> None
         joiner.start()
         while joiner.is_alive():
             assert len(read_entries(files)) == SHARDS
+            looks += 1
         joiner.join()
+        assert os.listdir(tmp_path / str(n)) == ["commits.jsonl"]
+    assert looks > 100
 
 
 def test_withdrawn_shards_and_no_others_are_made_anew_with_the_same_bytes(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from sae_cli.errors import Blocked, StoreError
-from sae_cli.store import ledger
-from sae_cli.store.claim import claim
 from sae_cli.store.layout import StageDir, Workspace
-from sae_cli.store.status import Status, state
+from sae_cli.store.records import evict, ledger
+from sae_cli.store.records.claim import claim
+from sae_cli.store.records.status import Status, state
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_stage_passes_through_its_states(stage: StageDir) -> None:
     assert (failed.cause, failed.log) == ("CUDA out of memory", str(stage.log))
     finish(stage)
     assert state(stage).status is Status.DONE
-    ledger.evict(stage, [stage.path / "sae"])
+    evict.evict(stage, [stage.path / "sae"])
     assert state(stage).status is Status.EVICTED
 
 
@@ -113,13 +113,13 @@ def test_eviction_is_recorded_before_it_happens_and_can_be_finished(
     def killed(_: Path) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ledger, "_delete", killed)
+    monkeypatch.setattr(evict, "_delete", killed)
     with pytest.raises(KeyboardInterrupt):
-        ledger.evict(stage, [stage.path / "sae"])
+        evict.evict(stage, [stage.path / "sae"])
     monkeypatch.undo()
     assert (stage.path / "sae" / "w.bin").exists()
     assert state(stage).status is Status.EVICTED and not ledger.is_done(stage)
-    assert ledger.evict(stage, []) == len(b"weights")
+    assert evict.evict(stage, []) == len(b"weights")
     after = state(stage)
     assert not (stage.path / "sae").exists()
     assert (after.done, after.evicted) == (done, ("sae",))
@@ -127,7 +127,7 @@ def test_eviction_is_recorded_before_it_happens_and_can_be_finished(
 
 def test_an_evicted_stage_that_runs_again_is_done_again(stage: StageDir) -> None:
     first = finish(stage)
-    ledger.evict(stage, [stage.path / "sae"])
+    evict.evict(stage, [stage.path / "sae"])
     with claim(stage):
         assert state(stage).status is Status.RUNNING
     second = finish(stage)
@@ -139,13 +139,13 @@ def test_only_data_of_a_done_stage_that_nobody_works_on_is_evicted(
 ) -> None:
     ledger.open_stage(stage, {})
     with pytest.raises(StoreError, match="not done"):
-        ledger.evict(stage, [stage.path / "sae"])
+        evict.evict(stage, [stage.path / "sae"])
     finish(stage)
     with pytest.raises(StoreError, match=r"done\.json can't be evicted"):
-        ledger.evict(stage, [stage.done])
+        evict.evict(stage, [stage.done])
     for path in (stage.path, tmp_path):
         with pytest.raises(StoreError, match="not a file or folder inside"):
-            ledger.evict(stage, [path])
+            evict.evict(stage, [path])
     with claim(stage), pytest.raises(Blocked):
-        ledger.evict(stage, [stage.path / "sae"])
+        evict.evict(stage, [stage.path / "sae"])
     assert ledger.is_done(stage)

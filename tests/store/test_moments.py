@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from sae_cli.store.moments import Moments, row_layout, row_length
-from sae_cli.store.norms import BINS, QUANTILES, edges, norms_of
+from sae_cli.store.acts.moments import Moments, Tally, row_layout, row_length
+from sae_cli.store.acts.norms import BINS, QUANTILES, edges, norms_of
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 TOLERANCE = 1e-6
@@ -142,6 +142,23 @@ def test_norms_given_or_computed_are_the_same() -> None:
     assert torch.equal(norms, torch.linalg.vector_norm(x.float(), dim=-1))
     assert same(Moments.of(x, norms=norms), Moments.of(x))
     assert Moments.of(x, norms=norms * 2).norms == 2 * Moments.of(x).norms
+
+
+def test_a_tally_of_pieces_is_as_right_as_one_piece_and_says_when_they_are_not_numbers() -> None:
+    x, keep = data(900) + 300, np.arange(900) % 5 > 0
+    tally = Tally(x.shape[1])
+    for at in range(0, 900, 130):
+        assert tally.add(x[at : at + 130], keep[at : at + 130])
+    found = tally.moments(error=2.0)
+    assert_right(found, x[torch.from_numpy(keep)])
+    assert (found.count, found.error) == (720, 2.0)
+    assert torch.equal(found.histogram, Moments.of(x, keep).histogram)
+
+    broken = x[:10].clone()
+    broken[4, 2] = math.nan
+    assert tally.add(broken, np.arange(10) != 4)
+    assert not tally.add(broken)
+    assert not tally.moments().finite
 
 
 def test_whatever_the_order_of_merging_integers_agree_exactly_and_sums_to_rounding() -> None:

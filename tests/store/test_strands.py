@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from sae_cli.store.strands import Lanes, Strand
+from sae_cli.store.acts.strands import Lanes, Strand
 
 
 def test_tasks_of_a_strand_run_in_order_and_strands_beside_each_other() -> None:

@@ -14,13 +14,13 @@ import zarr
 from arrays import ABOUT, ALL, CHUNK, FLOATS, SHARD, SHARDS, D, N, acts, reasons, written
 
 from sae_cli.errors import StoreError
-from sae_cli.store.activations import ActivationReader, ArrayPlan
-from sae_cli.store.chunks import Column, Table
-from sae_cli.store.encodings import Encoding
-from sae_cli.store.files import LocalFiles
-from sae_cli.store.moments import row_length
-from sae_cli.store.tables import TableReader
-from sae_cli.store.writer import TableWriter
+from sae_cli.store.acts.array import ActivationReader, ArrayPlan
+from sae_cli.store.acts.encodings import Encoding
+from sae_cli.store.acts.moments import row_length
+from sae_cli.store.tables.chunks import Column, Table
+from sae_cli.store.tables.files import LocalFiles
+from sae_cli.store.tables.reader import TableReader
+from sae_cli.store.tables.writer import TableWriter
 
 LAYOUTS = {"sharded": SHARD, "one chunk a shard": CHUNK, "one shard": 96}
 NOT_OURS = "ignore:Numcodecs codecs are not in the Zarr version 3 specification"

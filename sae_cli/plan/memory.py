@@ -1,0 +1,164 @@
+"""How much memory a training takes, before it is begun: what a grid is cut by, if it must be.
+
+SAEs that train in one pass each keep their weights and moments, and share the rest: their steps
+come one after another, so the largest step counts once, and so do the pools of rows. Numbers are
+those of tensors that are alive at once, an upper bound: between 1 and 1.5 times what is measured
+(`tests/plan/test_memory.py`, on grids in which SAEs outweigh what is fixed). Libraries and the
+allocator's rest come on top; whoever compares with a machine leaves room for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sae_cli.plan.graph import Stage
+from sae_cli.spec.train import Train
+from sae_cli.spec.work import CacheWork, TokensWork, TrainWork
+
+DENSE: dict[str, float] = {
+    "topk": 4.5,
+    "batchtopk": 4.5,
+    "matryoshka": 4.5,
+    "jumprelu": 6.0,
+    "jumprelu_tanh": 11.0,
+    "relu_l1": 5.0,
+    "p_anneal": 5.0,
+    "gated": 8.0,
+    "tied": 5.0,
+}
+"""float32 tensors [batch_size, width] that a step of an architecture has alive at once, at most:
+with AuxK where every latent is dead, elsewhere where every latent is active."""
+REVIVED = 5
+"""Tensors as large as the encoder, in float32, that AuxK has alive when every latent is dead."""
+THIN = 8
+"""float32 tensors [batch_size, d_in] beside them."""
+FIXED = 8 * 2**20
+"""Bytes of pieces that are worked on at a time, whatever the sizes."""
+FOLDED = 11
+"""Tensors as large as the encoder, in float32, that the end of a training has alive: the folding
+is in float64."""
+CALIBRATED = 5
+"""float32 tensors [CALIBRATION_ROWS, width] that calibration has alive."""
+CALIBRATION_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that trainings in one pass take."""
+
+    kept: int
+    """Weights, moments, counters: of all SAEs, from the beginning to the end."""
+    step: int
+    """What the largest step makes and drops: gradients, activations."""
+    rows: int
+    """The batches that are on the device at a time."""
+    end: int
+    """What the end of the largest training makes and drops, on the CPU."""
+    pools: int
+    """Rows that were read and wait for their turn, on the CPU."""
+
+    @property
+    def device(self) -> int:
+        """Bytes on a GPU."""
+        return self.kept + self.step + self.rows
+
+    @property
+    def host(self) -> int:
+        """Bytes on the CPU beside a GPU."""
+        return self.end + self.pools
+
+    @property
+    def together(self) -> int:
+        """Bytes where the CPU is the device."""
+        return self.kept + max(self.step, self.end) + self.rows + self.pools
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes that there are: on a GPU, if there is one, and on the CPU. None: not known."""
+
+    device: int | None
+    host: int | None
+
+    def admit(self, need: Need) -> bool:
+        """Whether there is room."""
+        if self.device is None:
+            return self.host is None or need.together <= self.host
+        return need.device <= self.device and (self.host is None or need.host <= self.host)
+
+
+def need(stages: Sequence[Stage]) -> Need | None:
+    """What trainings of one array and order take in one pass; None where sizes are not known."""
+    facts = stages[0].facts
+    if facts is None:
+        return None
+    capture = stages[0].deps["cache"]
+    source, work = capture.deps["tokens"].work, capture.work
+    assert isinstance(work, CacheWork) and isinstance(source, TokensWork)
+    d = facts.d_in(work.site)
+    specs = [s.work.train for s in stages if isinstance(s.work, TrainWork)]
+    total = -(-source.data.tokens // source.data.context) * source.data.context
+    chunk = work.cache.chunk_rows(d, source.data.context, total)
+    pool = _pool_rows(total, specs[0].shuffle_tokens, chunk)
+    size = max(spec.batch_size for spec in specs)
+    views = len({(spec.center, spec.normalize) for spec in specs})
+    sizes = len({spec.batch_size for spec in specs})
+    return Need(
+        kept=sum(_kept(spec, d) for spec in specs),
+        step=max(_step(spec, d) for spec in specs),
+        rows=4 * size * d * (1 + views) * (1 if sizes == 1 else 2),
+        end=max(_end(spec, d) for spec in specs),
+        pools=2 * (pool + 1) * work.cache.row_bytes(d),
+    )
+
+
+def fitted(stages: Sequence[Stage], limits: Limits) -> list[tuple[Stage, ...]]:
+    """Trainings of one array and order, cut into passes that fit, in their order.
+
+    One that does not fit alone is a pass of its own: the machine may know better.
+    """
+    passes: list[list[Stage]] = []
+    for stage in stages:
+        wanted = need([*passes[-1], stage]) if passes else None
+        if passes and (wanted is None or limits.admit(wanted)):
+            passes[-1].append(stage)
+        else:
+            passes.append([stage])
+    return [tuple(one) for one in passes]
+
+
+def _parameters(spec: Train, d: int) -> int:
+    """Numbers that are trained, at most: two vectors of `width` more than weights and biases."""
+    assert spec.width is not None
+    matrices = 1 if spec.arch == "tied" else 2
+    return matrices * d * spec.width + 3 * spec.width + d
+
+
+def _kept(spec: Train, d: int) -> int:
+    assert spec.width is not None
+    moments = 2 * (4 if spec.moments_dtype == "float32" else 2)
+    average = 0 if spec.ema_decay is None else 4
+    return _parameters(spec, d) * (4 + moments + average) + 16 * spec.width
+
+
+def _step(spec: Train, d: int) -> int:
+    assert spec.width is not None
+    dense = DENSE.get(spec.arch, max(DENSE.values()))
+    numbers = _parameters(spec, d)  # gradients
+    numbers += int(spec.batch_size * (dense * spec.width + THIN * d))
+    if "auxk_alpha" in type(spec).model_fields:
+        numbers += REVIVED * d * spec.width
+    return 4 * numbers + FIXED
+
+
+def _end(spec: Train, d: int) -> int:
+    assert spec.width is not None
+    calibration = CALIBRATED * min(CALIBRATION_ROWS, spec.batch_size) * spec.width
+    return 4 * max(FOLDED * d * spec.width, calibration + d * spec.width)
+
+
+def _pool_rows(total: int, shuffle_tokens: int, chunk: int) -> int:
+    """Rows of a pool at most (`store.order`): an even share of the array, and a chunk."""
+    pools = max(1, round(total / shuffle_tokens))
+    return min(total, -(-total // pools) + chunk)

@@ -1,0 +1,57 @@
+"""Matryoshka BatchTopK: the first latents reconstruct alone, more latents add detail.
+
+Bussmann et al. 2025, "Learning Multi-Level Features with Matryoshka Sparse Autoencoders" (arXiv
+2503.17547), section 3, on BatchTopK's activations: with groups of latents that end at
+m_1 < ... < m_G = d_sae, and x_hat_m the reconstruction by the first m latents and b_dec,
+
+    L = 1/G * sum_g |x_hat_{m_g} - x|^2 / Var(x)  +  alpha * |e_hat - e|^2 / Var(e)
+
+where e is the residual of all latents. (The paper adds the G terms up; their mean makes alpha and
+a gradient clip mean what they do elsewhere. Its code also counts a term of b_dec alone.)
+
+What group j decodes enters every x_hat_{m_g} with g >= j, so the gradient that reaches its latents
+is the sum of those errors: G decodings of a group each cost one of all latents.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from sae_cli.sae.batchtopk import BatchTopK
+from sae_cli.sae.ragged import Ragged
+from sae_cli.spec.train import MatryoshkaTrain
+
+
+class Matryoshka(BatchTopK):
+    """Matryoshka BatchTopK in training; only the main loss differs from BatchTopK's."""
+
+    def __init__(
+        self, spec: MatryoshkaTrain, d_in: int, generator: torch.Generator, device: torch.device
+    ) -> None:
+        super().__init__(spec, d_in, generator, device)
+        self.groups = tuple(itertools.pairwise((0, *spec.group_ends())))
+
+    def _reconstruct(
+        self, z: Tensor, active: Ragged, variance: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        dec = self.params["dec"]
+        parts = [active.within(low, high) for low, high in self.groups]
+        errors, error = [], self.params["b_dec"] - z
+        for part, (low, high) in zip(parts, self.groups, strict=True):
+            error = error + part.decode(dec[low:high])
+            errors.append(error)
+        weight = 1.0 / (len(parts) * variance)
+        value_grads, dec_grad = torch.empty_like(active.values), torch.empty_like(dec)
+        grad = torch.zeros_like(z)
+        for part, (low, high), missed in zip(
+            reversed(parts), reversed(self.groups), reversed(errors), strict=True
+        ):
+            grad = grad + missed * (2.0 * weight)
+            here = (active.latents >= low) & (active.latents < high)
+            value_grads[here] = part.value_grads(grad, dec[low:high])
+            dec_grad[low:high] = part.latent_sums(part.values, grad)
+        loss = torch.stack([e.square().sum() for e in errors]).sum() * weight
+        return loss, error, value_grads, {"dec": dec_grad, "b_dec": grad.sum(0)}

@@ -1,0 +1,54 @@
+"""Products over active latents whose number differs from row to row.
+
+The sibling of `sparse.Active` for batches that are cut as a whole. Entries are sorted by row and,
+for sums over the batch, by latent with a stable sort, so a step has one result.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sae_cli.sae.sparse import bags, dots, ends_of
+
+
+class Ragged:
+    """Active entries of a batch: `rows`, `latents`, `values [n]`, sorted by row, then latent."""
+
+    def __init__(
+        self, rows: Tensor, latents: Tensor, values: Tensor, n_rows: int, d_sae: int
+    ) -> None:
+        assert rows.shape == latents.shape == values.shape and rows.dim() == 1
+        self.rows, self.latents, self.values = rows, latents, values
+        self.n_rows, self.d_sae = n_rows, d_sae
+        self._row_ends = ends_of(rows, n_rows)
+        self._order = latents.argsort(stable=True)
+        self._sorted = latents[self._order]
+        self._latent_ends = ends_of(self._sorted, d_sae)
+        self._sources = rows[self._order]
+
+    def within(self, low: int, high: int) -> Ragged:
+        """The entries of latents low to high - 1, counted from `low`."""
+        here = (self.latents >= low) & (self.latents < high)
+        return Ragged(
+            self.rows[here], self.latents[here] - low, self.values[here], self.n_rows, high - low
+        )
+
+    def decode(self, W_dec: Tensor) -> Tensor:
+        """f W_dec: `[B, d_in]` for `W_dec [d_sae, d_in]`."""
+        return bags(self.values, self.latents, self._row_ends, W_dec)
+
+    def value_grads(self, grad: Tensor, W_dec: Tensor) -> Tensor:
+        """d(loss)/d(values) `[n]` from d(loss)/d(x_hat) `grad [B, d_in]`."""
+        products = torch.empty_like(self.values)
+        products[self._order] = dots(W_dec, grad, self._sorted, self._sources, self._latent_ends)
+        return products
+
+    def latent_sums(self, weights: Tensor, rows: Tensor) -> Tensor:
+        """Sum over the batch of weights[t, i] * rows[t] for each latent i: `[d_sae, n]`."""
+        return bags(weights[self._order], self._sources, self._latent_ends, rows)
+
+    def fired(self) -> Tensor:
+        """Which latents fired on any row: bool `[d_sae]`."""
+        hits = torch.zeros(self.d_sae, dtype=torch.bool, device=self.latents.device)
+        return hits.index_fill_(0, self.latents, True)

@@ -1,0 +1,133 @@
+"""One pass, many SAEs: the stream of an array is read once, and every SAE of the grid trains on it.
+
+The SAE that is furthest behind in the stream always makes the next step. So SAEs of one batch size
+go through it side by side, those of other batch sizes keep close, and one that was added later, or
+was killed earlier, catches up first, while the others wait for it where they stand. What a step
+computes depends on its SAE's own state and batch alone: nothing here can change a result.
+
+What ends one SAE (`grid_member`) ends no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from sae_cli.errors import StoreError, TrainingError
+from sae_cli.sae.base import SAE
+from sae_cli.stages.grid_feed import Feed
+from sae_cli.stages.grid_member import Member
+from sae_cli.stages.grid_order import Course
+from sae_cli.stages.task import Task
+from sae_cli.store.acts.array import ActivationReader
+from sae_cli.store.acts.moments import Moments
+from sae_cli.store.acts.shuffle import ShuffledReader
+
+SHOWN = ("fvu", "l0", "dead_fraction")
+
+
+class Grid:
+    """SAEs in training on one order over a finished array.
+
+    `finish(member, sae)` is called for each SAE that ends well; of the others the task fails.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        reader: ActivationReader,
+        stats: Moments,
+        device: torch.device,
+        *,
+        order: tuple[int, int],
+        finish: Callable[[Member, SAE], None],
+    ) -> None:
+        """`order` is the seed of the order and the tokens of its pools."""
+        self._reader, self._device = reader, device
+        self._seed, self._pool = order
+        self._finish = finish
+        self._report = tasks[0].report
+        self._label = tasks[0].slug
+        if len(tasks) > 1:
+            self._label = f"{len(tasks)} SAEs on {tasks[0].deps['cache'].slug}"
+        course = Course(reader, self._pool, self._seed)
+        self._live: list[Member] = []
+        for task in tasks:
+            try:
+                self._live.append(Member(task, stats, course, device))
+            except (TrainingError, StoreError) as error:  # no such SAE, or another run's state
+                task.fail(error)
+        self._made = sum(member.trainer.steps for member in self._live)
+
+    def run(self) -> None:
+        """Train them all. Raises Interrupted, with all saved, when asked to stop; StoreError when
+        the array can't be read, or a checkpoint not be written."""
+        if not self._live:
+            return
+        end = max(member.end for member in self._live)
+        total = sum(member.steps for member in self._live)
+        self._report.begin(self._label, total, self._made, "steps")
+        with ShuffledReader(
+            self._reader, self._pool, self._seed, device=self._device, end=end
+        ) as data:
+            feed = Feed(data)
+            try:
+                for member in self._live:
+                    member.begin(feed)
+                    member.task.progress(member.trainer.steps, member.steps)
+                while self._live:
+                    self._advance(min(self._live, key=lambda m: m.low), feed)
+            except BaseException as error:
+                for member in self._live:
+                    member.close(error)
+                raise
+
+    def _advance(self, member: Member, feed: Feed) -> None:
+        """One step of the member that is furthest behind, or its end."""
+        try:
+            if member.done:
+                sae = member.finish()
+                self._live.remove(member)
+                member.close()
+                self._finish(member, sae)
+                return
+            feed.forget(member.low)
+            member.step()
+        except TrainingError as error:
+            self._lose(member, error)
+            return
+        self._made += 1
+        self._report.at(self._made, self._shown(member))
+        member.task.progress(member.trainer.steps, member.steps)
+        if member.task.stop():
+            self._stop()
+
+    def _lose(self, member: Member, error: TrainingError) -> None:
+        """Go on without a member that met numbers that are not finite."""
+        told = member.explained(error)
+        self._live.remove(member)
+        member.close(told)
+        member.task.fail(told)
+
+    def _stop(self) -> None:
+        """Save all and leave, unless only ends are left."""
+        if all(member.done for member in self._live):
+            return
+        for member in list(self._live):
+            try:
+                member.save()
+            except TrainingError as error:
+                self._lose(member, error)
+        going = [member for member in self._live if not member.done]
+        if going:
+            least = min(going, key=lambda member: member.trainer.steps)
+            others = f" (of {len(self._live)} SAEs the least)" if len(self._live) > 1 else ""
+            least.task.leave(f"step {least.trainer.steps:,} of {least.steps:,}{others}")
+
+    def _shown(self, member: Member) -> dict[str, float]:
+        """The numbers of a single SAE; of several, how far they lie apart."""
+        if len(self._live) == 1:
+            return {name: member.numbers[name] for name in SHOWN if name in member.numbers}
+        found = [m.numbers["fvu"] for m in self._live if "fvu" in m.numbers]
+        return {"fvu from": min(found), "to": max(found)} if found else {}

@@ -1,0 +1,186 @@
+"""One SAE of a grid: its trainer, what it leaves on disk, and what it says.
+
+What ends one SAE (numbers that are not finite, a state of another run) is an error of its own, told
+with its name, and no other's. Nothing that is not finite is ever written: not to a checkpoint, not
+to the SAE's folder.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sae_cli.errors import TrainingError
+from sae_cli.sae.base import SAE
+from sae_cli.sae.fold import scaling
+from sae_cli.sae.trainer import Trainer
+from sae_cli.spec.work import TrainWork
+from sae_cli.stages.curve import Curve
+from sae_cli.stages.grid_feed import Feed
+from sae_cli.stages.grid_order import Course, Span
+from sae_cli.stages.grid_state import read_state, write_state
+from sae_cli.stages.task import Task
+from sae_cli.stages.track import tracker
+from sae_cli.store.acts.moments import Moments
+from sae_cli.store.layout import StageDir
+
+STATE = "state.safetensors"
+CALIBRATION_ROWS = 1024
+"""Rows at a time, at most, that a form calibrates with: it may look at all its latents."""
+
+
+class Member:
+    """One SAE in training, from its checkpoint if there is one. A context manager.
+
+    Raises TrainingError or StoreError when it can't be begun.
+    """
+
+    def __init__(self, task: Task, stats: Moments, course: Course, device: torch.device) -> None:
+        assert isinstance(task.work, TrainWork)
+        self.task, self._work, self.spec = task, task.work, task.work.train
+        self._course = course
+        self.steps = math.ceil(self.spec.num_tokens / self.spec.batch_size)
+        """Of the whole training."""
+        mean_square = stats.total_centred / stats.count + float(stats.mean.square().sum())
+        mean, scale = scaling(
+            stats.mean, mean_square, center=self.spec.center, normalize=self.spec.normalize
+        )
+        self.trainer = Trainer(self.spec, len(stats.mean), mean, scale, device, self.steps)
+        state = read_state(self._path)
+        if state is not None:
+            self.trainer.load_state_dict(*state)
+        self.numbers: dict[str, float] = {}
+        """Of the last line of the curve."""
+        self._next: tuple[int, Span] | None = None
+        self._open = ExitStack()
+        self._told = (0.0, 0.0)
+        self._fault: int | None = None
+
+    def begin(self, feed: Feed) -> None:
+        """Open what it writes to while it trains."""
+        self._feed = feed
+        self._curve = self._open.enter_context(
+            Curve(StageDir(self.task.out).metrics, self.trainer.steps)
+        )
+        self._watch = self._open.enter_context(
+            tracker(
+                self._work.wandb, self.task.key, self.task.slug, self.spec.model_dump(),
+                self.task.out,
+            )
+        )  # fmt: skip
+        self._told = (feed.waited, time.perf_counter())
+
+    @property
+    def done(self) -> bool:
+        """Whether it has made all its steps."""
+        return self.trainer.steps == self.steps
+
+    @property
+    def low(self) -> int:
+        """Where in the stream its next step begins; -1 when only its end is left."""
+        return -1 if self.done else self.next.low
+
+    @property
+    def next(self) -> Span:
+        """The rows of its next step."""
+        step = self.trainer.steps
+        if self._next is None or self._next[0] != step:
+            self._next = step, self._span(step)
+        return self._next[1]
+
+    @property
+    def end(self) -> int:
+        """The first position of the stream behind its last step."""
+        return self._span(self.steps - 1).high
+
+    def _span(self, step: int) -> Span:
+        size = self.spec.batch_size
+        return self._course.span(step * size, size, reserving=self.trainer.calibrates)
+
+    def step(self) -> None:
+        """One step on the rows of `next`; then a line of the curve and a checkpoint, if due.
+
+        Raises TrainingError when a number is not finite; see `explained`.
+        """
+        how = (self.spec.center, self.spec.normalize)
+        z = self._feed.scaled(self.next, how, self.trainer.prepare)
+        try:
+            self.trainer.step_scaled(z)
+        except TrainingError:
+            self._fault = self.trainer.steps
+            raise
+        step = self.trainer.steps
+        if step % self.spec.log_every == 0 or self.done:
+            self._log()
+        if step % self.spec.checkpoint_every == 0 and not self.done:
+            self.save()
+
+    def save(self) -> None:
+        """A checkpoint. Raises TrainingError, and keeps the old one, when a number in it is not
+        finite."""
+        tensors, scalars = self.trainer.state_dict()
+        for name, tensor in tensors.items():
+            if name.startswith(("param.", "adam.")):
+                self._check(name, tensor)
+        write_state(self._path, tensors, scalars)
+
+    def finish(self) -> SAE:
+        """The finished SAE: calibrated, if its form asks for it."""
+        if self.trainer.calibrates:
+            rows = min(CALIBRATION_ROWS, self.spec.batch_size)
+            self.trainer.calibrate(lambda: self._course.calibration(rows))
+        sae = self.trainer.finish()
+        for name, tensor in sae.tensors().items():
+            self._check(name, tensor)
+        return sae
+
+    def explained(self, error: TrainingError) -> TrainingError:
+        """What ended this SAE: the row that is at fault, if one is."""
+        told = TrainingError(f"{self.task.slug}: {error.what}", hint=error.hint)
+        step = self._fault if self._fault is not None else self.trainer.fault
+        if step is None:
+            return told
+        span = self._span(step)
+        rows = self._feed.again(span)
+        bad = (~torch.isfinite(rows)).any(1).nonzero().flatten()
+        if not bad.numel():
+            return told
+        first = int(bad[0])
+        place = span.low + (first if span.index is None else int(span.index[first]))
+        shard, row = self._course.origin(place)
+        array = self.task.deps["cache"]
+        return TrainingError(
+            f"{self.task.slug}: row {row} (shard {shard}) of {array.slug}-{array.key} holds NaN or "
+            f"Inf: met at step {step} of {self.steps}",
+            hint="capture refuses such rows, so the file has changed since: saectl verify --only "
+            f"{array.path.name} --repair",
+        )
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Close what was opened; `error` is what ended it, if it did not end well."""
+        self._open.__exit__(type(error) if error else None, error, None)
+
+    def _log(self) -> None:
+        waited, now = self._feed.waited, time.perf_counter()
+        share = (waited - self._told[0]) / max(now - self._told[1], 1e-9)
+        self._told = waited, now
+        self.numbers = self.trainer.log()
+        line = {**self.numbers, "waiting": round(min(1.0, share), 4)}
+        self._curve.write(self.trainer.steps, self.trainer.tokens, line)
+        self._watch.log(line, self.trainer.steps)
+
+    def _check(self, name: str, tensor: Tensor) -> None:
+        if not bool(torch.isfinite(tensor).all()):
+            raise TrainingError(
+                f"{name} is not finite after step {self.trainer.steps} of {self.steps}",
+                hint="lower train.lr",
+            )
+
+    @property
+    def _path(self) -> Path:
+        return self.task.scratch / STATE

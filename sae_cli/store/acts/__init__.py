@@ -1,0 +1,1 @@
+"""Activations: gathered, encoded, measured, written, and read again in a shuffled order."""
