@@ -1,1 +1,1 @@
-"""What is known of a stage: claims, whether it is done, whether it is whole, and whose its data are."""
+"""What is known of a stage: who works on it, whether it is done and whole, who reads it."""
