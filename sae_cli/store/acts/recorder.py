@@ -12,9 +12,7 @@ device, through how many threads) has no say in a single bit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -27,10 +25,11 @@ from sae_cli.store.acts import encodings
 from sae_cli.store.acts.array import NAME, ArrayPlan, declare
 from sae_cli.store.acts.moments import Tally
 from sae_cli.store.acts.norms import norms_of
+from sae_cli.store.acts.pieces import Chunk, Filling, Rows, on_host
 from sae_cli.store.acts.strands import Lanes, Strand
 from sae_cli.store.buckets.locate import data_files
 from sae_cli.store.tables.journal import open_part, read_entries
-from sae_cli.store.tables.writer import OnPoint, Shard, TableWriter
+from sae_cli.store.tables.writer import OnPoint, TableWriter
 
 
 class Recorder:
@@ -69,7 +68,7 @@ class Recorder:
         self._lanes = lanes or Lanes()
         self._bytes, self._numbers = Strand(), Strand()
         self._seals: list[Strand] = []
-        self._open: dict[int, _Shard] = {}
+        self._open: dict[int, Filling] = {}
         self._under_way: dict[int, int] = {}
 
     @property
@@ -114,7 +113,7 @@ class Recorder:
             norms = norms_of(acts)
         if self.plan.encoding != "int8":
             acts = acts.to(getattr(torch, self.plan.encoding))
-        rows = _on_host(_Rows(acts, reasons, norms))
+        rows = on_host(Rows(acts, reasons, norms))
         at, end = first, first + len(acts)
         while at < end:
             s = at // self._table.shard_rows
@@ -150,10 +149,10 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _fill(self, s: int, at: int, given: _Rows) -> None:
+    def _fill(self, s: int, at: int, given: Rows) -> None:
         """Add rows to shard `s` from its row `at` on, chunk by chunk."""
         if at == 0 and s not in self._open:
-            self._open[s] = _Shard(self._writer.shard(NAME, s), Tally(self.plan.d))
+            self._open[s] = Filling(self._writer.shard(NAME, s), Tally(self.plan.d))
         shard = self._open.get(s)
         if shard is None or shard.taken != at:
             raise StoreError(
@@ -169,9 +168,9 @@ class Recorder:
             if shard.taken % size == 0 or shard.taken == rows:
                 self._send(shard, shard.taken == rows)
 
-    def _send(self, shard: _Shard, last: bool) -> None:
+    def _send(self, shard: Filling, last: bool) -> None:
         """Hand a full chunk to the lanes."""
-        chunk, shard.pieces = _Chunk(shard.pieces), []
+        chunk, shard.pieces = Chunk(shard.pieces), []
         reasons, size = chunk.reasons, chunk.nbytes
         first = shard.file.index * self._table.shard_rows + shard.rows
         shard.rows += len(reasons)
@@ -217,7 +216,7 @@ class Recorder:
         self._lanes.submit(self._bytes, store)
         self._lanes.submit(self._numbers, measure)
 
-    def _seal(self, shard: _Shard) -> None:
+    def _seal(self, shard: Filling) -> None:
         moments = shard.tally.moments(shard.error)
         shard.file.put("mask", np.concatenate(shard.reasons))
         shard.file.put("statistics", moments.to_row()[None])
@@ -227,97 +226,3 @@ class Recorder:
 
     def _where(self) -> str:
         return self._writer.files.where(self._table.folder)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows as they were put."""
-
-    acts: Tensor
-    """[n, d]"""
-    reasons: NDArray[np.uint8]
-    """[n]"""
-    norms: Tensor
-    """[n], of the rows as they were put."""
-    ready: Any = None
-    """The event after which `acts` and `norms` are there; None: they are."""
-
-    def __len__(self) -> int:
-        return len(self.reasons)
-
-    def __getitem__(self, some: slice) -> _Rows:
-        return _Rows(self.acts[some], self.reasons[some], self.norms[some], self.ready)
-
-
-@dataclass
-class _Shard:
-    """A shard that is being filled."""
-
-    file: Shard
-    tally: Tally
-    error: float = 0.0
-    taken: int = 0
-    """Rows taken over from the caller."""
-    rows: int = 0
-    """Rows handed to the lanes."""
-    pieces: list[_Rows] = field(default_factory=list)
-    reasons: list[NDArray[np.uint8]] = field(default_factory=list)
-    """Of each chunk."""
-    lock: Lock = field(default_factory=Lock)
-    pending: int = 0
-    """Tasks of the lanes that are not done."""
-    sent: bool = False
-    """Whether the last chunk is among them."""
-
-
-class _Chunk:
-    """Pieces that make up a chunk, joined once they are on the host, by whoever comes first."""
-
-    def __init__(self, pieces: list[_Rows]) -> None:
-        self._pieces = pieces
-        self._lock = Lock()
-        self.reasons = np.concatenate([piece.reasons for piece in pieces])
-        """Of all its rows."""
-        self.nbytes = sum(piece.acts.nbytes for piece in pieces)
-        self.left = 2
-        """Tasks that still need it."""
-
-    def joined(self) -> tuple[Tensor, Tensor]:
-        """The chunk's rows [n, d] and their norms [n], on the host."""
-        with self._lock:
-            pieces = self._pieces
-            for piece in pieces:
-                if piece.ready is not None:
-                    piece.ready.synchronize()
-            if len(pieces) > 1:
-                acts = torch.cat([piece.acts for piece in pieces])
-                norms = torch.cat([piece.norms for piece in pieces])
-                self._pieces = [_Rows(acts, self.reasons, norms)]
-            return self._pieces[0].acts, self._pieces[0].norms
-
-
-def _on_host(rows: _Rows) -> _Rows:
-    """`rows` in host memory, or on their way there.
-
-    From a GPU they are copied on a stream of its own into pinned memory, while the next forward
-    runs.
-    """
-    if not rows.acts.is_cuda:
-        return replace(rows, acts=rows.acts.detach())
-    device = rows.acts.device
-    aside: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    aside.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(aside):
-        acts = _pinned(rows.acts, aside)
-        norms = _pinned(rows.norms, aside)
-        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        ready.record(aside)
-    return _Rows(acts, rows.reasons, norms, ready)
-
-
-def _pinned(there: Tensor, stream: Any) -> Tensor:
-    """A copy in pinned memory, begun on `stream`."""
-    host = torch.empty(there.shape, dtype=there.dtype, pin_memory=True)
-    host.copy_(there.detach(), non_blocking=True)
-    there.record_stream(stream)
-    return host

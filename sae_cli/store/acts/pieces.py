@@ -1,0 +1,109 @@
+"""Rows between the forward and the disk: as they come, as chunks, and in a shard that fills."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sae_cli.store.acts.moments import Tally
+from sae_cli.store.tables.writer import Shard
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as they were put."""
+
+    acts: Tensor
+    """[n, d]"""
+    reasons: NDArray[np.uint8]
+    """[n]"""
+    norms: Tensor
+    """[n], of the rows as they were put."""
+    ready: Any = None
+    """The event after which `acts` and `norms` are there; None: they are."""
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def __getitem__(self, some: slice) -> Rows:
+        return Rows(self.acts[some], self.reasons[some], self.norms[some], self.ready)
+
+
+@dataclass
+class Filling:
+    """A shard that is being filled."""
+
+    file: Shard
+    tally: Tally
+    error: float = 0.0
+    taken: int = 0
+    """Rows taken over from the caller."""
+    rows: int = 0
+    """Rows handed to the lanes."""
+    pieces: list[Rows] = field(default_factory=list)
+    reasons: list[NDArray[np.uint8]] = field(default_factory=list)
+    """Of each chunk."""
+    lock: Lock = field(default_factory=Lock)
+    pending: int = 0
+    """Tasks of the lanes that are not done."""
+    sent: bool = False
+    """Whether the last chunk is among them."""
+
+
+class Chunk:
+    """Pieces that make up a chunk, joined once they are on the host, by whoever comes first."""
+
+    def __init__(self, pieces: list[Rows]) -> None:
+        self._pieces = pieces
+        self._lock = Lock()
+        self.reasons = np.concatenate([piece.reasons for piece in pieces])
+        """Of all its rows."""
+        self.nbytes = sum(piece.acts.nbytes for piece in pieces)
+        self.left = 2
+        """Tasks that still need it."""
+
+    def joined(self) -> tuple[Tensor, Tensor]:
+        """The chunk's rows [n, d] and their norms [n], on the host."""
+        with self._lock:
+            pieces = self._pieces
+            for piece in pieces:
+                if piece.ready is not None:
+                    piece.ready.synchronize()
+            if len(pieces) > 1:
+                acts = torch.cat([piece.acts for piece in pieces])
+                norms = torch.cat([piece.norms for piece in pieces])
+                self._pieces = [Rows(acts, self.reasons, norms)]
+            return self._pieces[0].acts, self._pieces[0].norms
+
+
+def on_host(rows: Rows) -> Rows:
+    """`rows` in host memory, or on their way there.
+
+    From a GPU they are copied on a stream of its own into pinned memory, while the next forward
+    runs.
+    """
+    if not rows.acts.is_cuda:
+        return replace(rows, acts=rows.acts.detach())
+    device = rows.acts.device
+    aside: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    aside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(aside):
+        acts = _pinned(rows.acts, aside)
+        norms = _pinned(rows.norms, aside)
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        ready.record(aside)
+    return Rows(acts, rows.reasons, norms, ready)
+
+
+def _pinned(there: Tensor, stream: Any) -> Tensor:
+    """A copy in pinned memory, begun on `stream`."""
+    host = torch.empty(there.shape, dtype=there.dtype, pin_memory=True)
+    host.copy_(there.detach(), non_blocking=True)
+    there.record_stream(stream)
+    return host
