@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from sae_cli.plan.jobs import coalesce
+from sae_cli.plan.memory import need
 from sae_cli.plan.reason import Row
 from sae_cli.plan.room import Room
 from sae_cli.report.results import SaeRow
@@ -94,6 +96,14 @@ def plan(rows: Sequence[Row], room: Room) -> None:
         ],
         right=["disk"],
     )
+    shared = coalesce([r.stage for r in rows if r.stage.kind == "train" and r.action == "run"])
+    needs = [found for job in shared if (found := need(job.stages)) is not None]
+    if needs:
+        many, passes = sum(len(job.stages) for job in shared), len(shared)
+        print(
+            f"{many} SAE{'s' * (many > 1)} to train in {passes} pass{'es' * (passes > 1)} over "
+            f"stored activations; {told(max(n.together for n in needs))} of memory at most"
+        )
     counts = {a: sum(r.action == a for r in rows) for a in ("run", "skip", "wait", "blocked")}
     said = ", ".join(f"{n} {a}" for a, n in counts.items() if n) or "nothing"
     more = " and what is not known yet" if room.unknown else ""

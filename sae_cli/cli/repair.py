@@ -158,7 +158,10 @@ class Repairer:
                 raise _Failed(result.cause or result.ending)
 
     def _context(self, graph: Graph, force: set[str]) -> Context:
-        return Context(self._workspace, self._report, graph.sweep.spec.device, self._stop, force)
+        spec = graph.sweep.spec
+        return Context(
+            self._workspace, self._report, spec.device, self._stop, force, memory=spec.memory
+        )
 
     def _stage(self, place: StageDir) -> tuple[Graph, Stage] | None:
         """The stage whose folder this is, in the first sweep that has it."""

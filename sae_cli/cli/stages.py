@@ -149,6 +149,7 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
                 set(choice.force),
                 wish.verbose,
                 room=partial(refusal, graph, workspace),
+                memory=graph.sweep.spec.memory,
             )
             results = local.run(
                 todo,

@@ -93,6 +93,9 @@ class SweepSpec(Frozen):
     quota: Annotated[Size | None, Execution()] = None
     """Most that the sweep's stages may take on the disk of the workspace: `500 GB`, `2TB`, or a
     number of bytes. A stage that would not fit is not begun."""
+    memory: Annotated[Size | None, Execution()] = None
+    """Most memory that trainings in one pass may take on their device: `80 GB`. Left out, what is
+    free there. A grid that needs more trains in several passes."""
     wandb: Annotated[WandbSpec | None, Execution()] = None
     """Weights & Biases logging of training; left out, wandb is never imported."""
 

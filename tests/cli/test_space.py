@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -47,6 +48,15 @@ def test_a_plan_ends_with_what_it_writes_and_what_is_free(saectl, small, monkeyp
     assert told.code == OK and "warning: does not fit the quota of 1 kB: 0 B used" in told.out
     remote = saectl("plan", "small.yaml", "--set", "cache.store=s3://bucket/x").out
     assert " to a bucket; " in remote.splitlines()[-1]
+
+
+def test_plan_tells_how_many_passes_train_the_saes_and_in_how_much_memory(saectl, small):
+    told = saectl("plan", "small.yaml").out
+    line = r"(\d+) SAEs? to train in (\d+) pass(?:es)? over .*; ([\d.]+) MB of memory"
+    found = re.search(line, told)
+    assert found is not None, told
+    saes = [line for line in told.splitlines() if line.startswith("train ")]
+    assert int(found[1]) == len(saes) >= int(found[2]) >= 1 and float(found[3]) > 1
 
 
 def test_a_run_beyond_its_quota_fails_the_stage_and_says_what_uses_the_room(saectl, small):
