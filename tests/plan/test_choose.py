@@ -85,6 +85,7 @@ def test_force_downstream_takes_all_that_depends_on_them(graph):
 
 def test_dependants_and_upstream_are_each_others_mirror(graph):
     made = graph()
-    for stage in made.stages:
-        for reader in made.dependants(stage):
-            assert stage.name in {s.name for s in made.upstream([reader])}
+    pairs = [(stage, reader) for stage in made.stages for reader in made.dependants(stage)]
+    assert pairs
+    for stage, reader in pairs:
+        assert stage.name in {s.name for s in made.upstream([reader])}
