@@ -227,5 +227,8 @@ def _print_json(outcomes: Sequence[_Outcome], workspace: Workspace) -> None:
 
 
 def _released(outcome: _Outcome, workspace: Workspace) -> list[str]:
-    places = [folder(workspace, s) for s in outcome.chosen if s.kind == "release"]
+    """Folders of the chosen releases that are there, unless making one anew has just failed."""
+    wrong = {r.stage.name for r in outcome.results if r.ending not in ("done", "skipped")}
+    releases = [s for s in outcome.chosen if s.kind == "release" and s.name not in wrong]
+    places = [folder(workspace, s) for s in releases]
     return [str(p.path / outcome.graph.sweep.spec.name) for p in places if p.done.is_file()]
