@@ -29,6 +29,8 @@ DENSE: dict[str, float] = {
 }
 """float32 tensors [batch_size, width] that a step of an architecture has alive at once, at most:
 with AuxK where every latent is dead, elsewhere where every latent is active."""
+ENTRY = 20
+"""Numbers that each active latent of a batch takes where there are k of them: indices are int64."""
 REVIVED = 5
 """Tensors as large as the encoder, in float32, that AuxK has alive when every latent is dead."""
 THIN = 8
@@ -147,6 +149,7 @@ def _step(spec: Train, d: int) -> int:
     dense = DENSE.get(spec.arch, max(DENSE.values()))
     numbers = _parameters(spec, d)  # gradients
     numbers += int(spec.batch_size * (dense * spec.width + THIN * d))
+    numbers += ENTRY * spec.batch_size * getattr(spec, "k", 0)
     if "auxk_alpha" in type(spec).model_fields:
         numbers += REVIVED * d * spec.width
     return 4 * numbers + FIXED

@@ -177,7 +177,10 @@ def _task(each: _Held, held: Sequence[_Held], context: Context, started: float) 
 
     def fail(error: SaectlError) -> None:
         each.cause, each.seconds = str(error), time.monotonic() - started
-        _append(place.log, each.cause)
+        text = "".join(traceback.format_exception(error))
+        _append(place.log, text)
+        if context.verbose:
+            context.report.note(text)
         each.result = _failed(each)
         context.report.note(f"failed: {each.cause}")
 

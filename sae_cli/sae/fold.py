@@ -59,6 +59,9 @@ def fold(form: Scaled, mean: Tensor, scale: float, dtype: torch.dtype = torch.fl
     dec = form.dec.to("cpu", torch.float64) / scale
     norms = torch.linalg.vector_norm(dec, dim=1)
     mute = norms == 0
+    if form.arch == "topk" and norms[~mute].numel():
+        spread = float(norms[~mute].max() / norms[~mute].min())
+        assert spread < 1.0 + 1e-4, "top-k over rows of unequal norm would choose other latents"
     safe = torch.where(mute, 1.0, norms)
     rows = dec / safe[:, None]
     rows[mute, 0] = 1.0

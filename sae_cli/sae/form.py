@@ -98,6 +98,11 @@ class Form(abc.ABC):
         """Called after the optimizer's step, to restore what must hold of the weights."""
         return
 
+    def averaged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """An average of the weights of several steps, as the finished SAE has it. Changes nothing
+        of `weights`."""
+        return weights
+
     def calibrate(self, batches: Callable[[], Iterator[Tensor]]) -> None:
         """Called once, after the last step, with scaled rows `[B, d_in]` that training never saw.
 

@@ -89,6 +89,10 @@ class TopK(Form):
             l0=fires.sum() / max(1, fires.shape[0]), fired=active.fired(), extra=extra,
         )  # fmt: skip
 
+    def averaged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With unit decoder rows, as in training: which k are largest hangs on them."""
+        return {**weights, "dec": renormalise(weights["dec"].clone())}
+
     def settle(self, outcome: Outcome, moment: Moment) -> None:
         """Decoder rows back to unit norm."""
         renormalise(self.params["dec"])

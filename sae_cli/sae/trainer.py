@@ -161,6 +161,12 @@ class Trainer:
         """Go on from a state. Raises StoreError when it belongs to another kind of run."""
         own = self._tensors()
         kinds, given = _kinds(own), _kinds(tensors)
+        step, tokens = scalars.get("step"), scalars.get("tokens")
+        if not (isinstance(step, int) and isinstance(tokens, int) and 0 <= step <= self.total):
+            raise StoreError(
+                f"this training state is damaged: it says step {step} of {self.total}",
+                hint="delete the stage's work/ folder to train it from the start",
+            )
         if given != kinds or scalars.get("arch") != self.spec_arch:
             wrong = sorted(n for n in kinds.keys() | given.keys() if kinds.get(n) != given.get(n))
             raise StoreError(
@@ -170,7 +176,7 @@ class Trainer:
             )
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
-        self.steps, self.tokens = int(scalars["step"]), int(scalars["tokens"])
+        self.steps, self.tokens = step, tokens
         self._fault.fill_(-1.0)
         self._last = {}
         self._count_silent()
@@ -196,7 +202,7 @@ class Trainer:
         """With the weights that the finished SAE has."""
         trained = self.form.params
         if self._average is not None:
-            self.form.params = self._average.weights
+            self.form.params = self.form.averaged(self._average.weights)
         try:
             yield
         finally:

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
-from sae_cli.spec.base import Count, Fraction, Later
+from sae_cli.spec.base import Count, Decay, Fraction, Later
 from sae_cli.spec.train_base import TrainBase
 
 
@@ -80,7 +80,8 @@ class MatryoshkaTrain(KTrain):
     def group_ends(self) -> tuple[int, ...]:
         """Where each group ends, in latents; the last one ends with the width."""
         assert self.width is not None
-        return tuple(round(share * self.width) for share in itertools.accumulate(self.groups))
+        ends = [round(share * self.width) for share in itertools.accumulate(self.groups)]
+        return (*ends[:-1], self.width)
 
 
 class L1Train(TrainBase):
@@ -113,7 +114,7 @@ class GatedTrain(L1Train):
 
     arch: Literal["gated"]
     """Architecture."""
-    beta1: Fraction = 0.0
+    beta1: Decay = 0.0
     """Adam's first-moment decay; the paper trains without first moments."""
 
 
@@ -154,7 +155,7 @@ class JumpReluTrain(TrainBase):
     """Weight of the penalty (L0 / target - 1)^2, before the controller adjusts it."""
     l0_warmup: Fraction = 0.1
     """Share of the steps over which the penalty rises linearly from zero."""
-    beta1: Fraction = 0.0
+    beta1: Decay = 0.0
     """Adam's first-moment decay; the paper trains without first moments."""
     bandwidth: PositiveFloat = 1.0
     """Width of the rectangle of the straight-through estimator, in scaled pre-activation units."""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
-from sae_cli.spec.base import Count, Execution, Fraction, Frozen, Later, exactly_one
+from sae_cli.spec.base import Count, Decay, Execution, Fraction, Frozen, Later, exactly_one
 
 
 class TrainBase(Frozen):
@@ -23,7 +23,7 @@ class TrainBase(Frozen):
     """Number of latents as a multiple of the input dimension."""
     num_tokens: PositiveInt = 2_000_000
     """Tokens to train on. More than the store holds means further epochs, each newly shuffled."""
-    batch_size: PositiveInt = 2048
+    batch_size: Annotated[int, Field(ge=2)] = 2048
     """Tokens in one step."""
     lr: PositiveFloat | None = None
     """Learning rate; left out, the larger of 2e-4 / sqrt(width / 16384) (Gao et al. 2024, with
@@ -36,9 +36,9 @@ class TrainBase(Frozen):
     lr_decay: Fraction = 0.2
     """Share of the steps, the last ones, with linear decay to zero. It belongs to `lr_schedule:
     constant`; the other schedules are a decay of their own."""
-    beta1: Fraction = 0.9
+    beta1: Decay = 0.9
     """Adam's first-moment decay."""
-    beta2: Fraction = 0.999
+    beta2: Decay = 0.999
     """Adam's second-moment decay."""
     moments_dtype: Annotated[Literal["float32", "bfloat16"], Later()] = "float32"
     """Number format of Adam's two moments. bfloat16 halves their memory."""

@@ -106,6 +106,7 @@ class Grid:
     def _lose(self, member: Member, error: TrainingError) -> None:
         """Go on without a member that met numbers that are not finite."""
         told = member.explained(error)
+        told.__cause__ = error
         self._live.remove(member)
         member.close(told)
         member.task.fail(told)

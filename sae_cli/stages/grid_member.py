@@ -54,6 +54,8 @@ class Member:
         state = read_state(self._path)
         if state is not None:
             self.trainer.load_state_dict(*state)
+        self.end = self._span(self.steps - 1).high
+        """The first position of the stream behind its last step."""
         self.numbers: dict[str, float] = {}
         """Of the last line of the curve."""
         self._next: tuple[int, Span] | None = None
@@ -92,11 +94,6 @@ class Member:
         if self._next is None or self._next[0] != step:
             self._next = step, self._span(step)
         return self._next[1]
-
-    @property
-    def end(self) -> int:
-        """The first position of the stream behind its last step."""
-        return self._span(self.steps - 1).high
 
     def _span(self, step: int) -> Span:
         size = self.spec.batch_size

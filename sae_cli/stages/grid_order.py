@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_cli.errors import StoreError
+from sae_cli.errors import StoreError, TrainingError
 from sae_cli.store.acts.array import ActivationReader
 from sae_cli.store.acts.order import Order, Pool
 
@@ -76,10 +76,23 @@ class Course:
         return Span(low, int(places[-1]) + 1, torch.from_numpy(places - low))
 
     def calibration(self, rows: int) -> Iterator[Tensor]:
-        """The reserved rows in the array's order, float32 [at most `rows`, d], on the CPU."""
+        """The reserved rows in the array's order, float32 [at most `rows`, d], on the CPU.
+
+        Raises TrainingError when one of them is not finite: no gradient would tell.
+        """
         for k in np.flatnonzero(self._aside).tolist():
             kept = np.flatnonzero(self._reader.reasons(k) == 0)[-int(self._aside[k]) :]
-            yield from torch.split(self._reader.chunk(k)[torch.from_numpy(kept)].float(), rows)
+            found = self._reader.chunk(k)[torch.from_numpy(kept)].float()
+            bad = (~torch.isfinite(found)).any(1).nonzero().flatten()
+            if bad.numel():
+                row = k * self._reader.chunk_rows + int(kept[int(bad[0])])
+                raise TrainingError(
+                    f"row {row} (shard {self._shard(row)}) of the activations holds NaN or Inf: "
+                    "met in calibration",
+                    hint="capture refuses such rows, so the file has changed since: saectl verify "
+                    "--repair",
+                )
+            yield from torch.split(found, rows)
 
     def origin(self, position: int) -> tuple[int, int]:
         """Where the row at a position of the whole stream lies: its shard, and its number among
@@ -92,7 +105,10 @@ class Course:
                 break
             nth -= count
         row = k * self._reader.chunk_rows + int(np.flatnonzero(self._reader.reasons(k) == 0)[nth])
-        return row // self._reader.table.table.shard_rows, row
+        return self._shard(row), row
+
+    def _shard(self, row: int) -> int:
+        return row // self._reader.table.table.shard_rows
 
     def _part(self, position: int) -> NDArray[np.int64]:
         """Positions in the whole stream of a reserving stream's rows, from `position` to the end

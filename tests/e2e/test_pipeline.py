@@ -196,7 +196,11 @@ def test_a_failed_cell_stops_the_run_and_says_why_and_where(
     cause = json.loads(record.read_text())
     assert cause["cause"] in failed.stderr and cause["log"] in failed.stderr
     assert "TrainingError" in Path(cause["log"]).read_text()
-    assert not list(warm.store.glob("train/*.k4-*/done.json")), "it went on after the failure"
+    sites = {
+        path.parent.name.split(".k4-")[0] for path in warm.store.glob("train/*.k4-*/done.json")
+    }
+    assert len(sites) <= 1, "those that share its pass over the data go on, and nobody else"
+    assert not list(warm.store.glob("eval/*.k4-*/done.json")), "it went on after the failure"
     plan = warm.sweep("plan", small, "--set", BROKEN)
     assert any(s["reason"].startswith("tries again") for s in plan["stages"])
     assert "failed" in warm("status").stdout

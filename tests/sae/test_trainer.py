@@ -220,6 +220,22 @@ def test_the_average_follows_its_formula_and_is_what_is_finished() -> None:
     assert not torch.equal(enc, plain.finish().W_enc)
 
 
+def test_an_averaged_topk_keeps_the_latents_that_its_unit_rows_keep() -> None:
+    trainer = _trainer(TopKTrain(width=64, k=4, ema_decay=0.9, lr=0.05, dead_after=10**6))
+    for step in range(STEPS):
+        trainer.step(_batch(step))
+    tensors = trainer.state_dict()[0]
+    dec = tensors["average.dec"]
+    norms = torch.linalg.vector_norm(dec, dim=1, keepdim=True)
+    assert norms.min() < 0.995, "an average of unit rows that turned is shorter"
+    x = _batch(STEPS).float()
+    z = trainer.prepare(x)
+    pre = z @ tensors["average.enc"].T + tensors["average.b_enc"]
+    kept = pre.topk(4, dim=1).indices.sort(1).values
+    f = trainer.finish().encode(x)
+    assert torch.equal(f.topk(4, dim=1).indices.sort(1).values, kept)
+
+
 def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
     spec = TopKTrain(width=64, lr=1.0, lr_warmup=0.1, lr_decay=0.2)
     rates = [learning_rate(spec, D_IN, step, 100) for step in range(100)]

@@ -69,6 +69,29 @@ def test_a_broken_activation_is_named_and_ends_those_that_meet_it(place, monkeyp
         assert all(t.isfinite().all() for t in checkpoint(place, name).values())
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_broken_row_kept_for_calibration_is_named_and_ends_who_calibrates(
+    place, monkeypatch, value
+):
+    raw, reader = ActivationReader.raw, ActivationReader(place.array)
+    last = int(np.flatnonzero(reader.kept)[-1])
+    bad = int(np.flatnonzero(reader.reasons(last) == 0)[-1])
+
+    def broken(self: ActivationReader, k: int) -> dict[str, np.ndarray[Any, Any]]:
+        found = raw(self, k)
+        if k == last:
+            found["acts"] = found["acts"].copy()
+            found["acts"][bad, 3] = value
+        return found
+
+    monkeypatch.setattr(ActivationReader, "raw", broken)
+    few = position_of(place, last * CHUNK + bad) // 120 * 120  # `other` never meets it
+    run([place.task("batch", arch="batchtopk", k=4), place.task("other", k=4, num_tokens=few)])
+    assert place.failed.keys() == {"batch"} and "other" in place.finished
+    assert f"row {last * CHUNK + bad} (shard " in place.failed["batch"]
+    assert "met in calibration" in place.failed["batch"]
+
+
 @pytest.mark.parametrize("what", ["loss", "dec"])
 def test_a_loss_or_a_gradient_that_is_not_finite_ends_one_sae(place, tmp_path, monkeypatch, what):
     run([place.task("well", k=4)])

@@ -188,7 +188,7 @@ def test_waiting_is_the_time_that_reading_takes(place, monkeypatch):
     assert [json.loads(line)["waiting"] for line in lines] == [0.25] * 4
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     import torch
 

@@ -243,6 +243,8 @@ def _transfer(stage: StageDir) -> Iterator[float]:
                     raise Blocked(f"{stage} is just now being claimed by another process")
                 time.sleep(0.02)
             now = _touched(handle)
+        for left in stage.path.glob(".claim.*.stale"):  # of one that was killed in `_set_aside`
+            left.unlink(missing_ok=True)
         yield now
     finally:
         os.close(handle)
