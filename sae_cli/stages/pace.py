@@ -56,4 +56,5 @@ class Pace:
         if self._task.stop():
             lanes.drain()
             if all(r.committed_rows > before or not r.missing for r, before in self._here):
-                self._task.leave(f"{self._done + end - self._first:,} of {self._rows:,} tokens")
+                gained = min(r.committed_rows - before for r, before in self._here)
+                self._task.leave(f"{self._done + gained:,} of {self._rows:,} tokens")
