@@ -7,6 +7,7 @@ its log, and falls at a random (seeded) moment after that.
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -192,6 +193,10 @@ def test_sigterm_and_sigint_save_say_so_and_exit_130(
         assert "interrupted: " in said and "saved at" in said, said
         if glob == "train/*topk*" and number is signal.SIGINT:
             assert ", resumes at " in said, said
+        if glob == "cache/*":
+            told = re.search(r"saved at ([\d,]+) of [\d,]+ tokens", said)
+            assert told is not None, said
+            assert f"{told[1]}/" in saectl("status", *long[1:]).stdout, "it keeps what it says"
     saectl(*long)
     here = disk(saectl.store)
     assert here.artefacts() == reference.artefacts()
