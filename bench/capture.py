@@ -1,6 +1,6 @@
 """Capture against a bare forward of the same model that stops at the same layer: paired ratios.
 
-    python bench/capture.py [--stage capture|store] [--model tiny|100m] [--rounds 30]
+    python bench/capture.py [--stage capture|raw|store] [--model tiny|100m] [--rounds 30]
     python bench/capture.py --rss
 
 Captures 3 sites (attn_out, mlp_out, resid_post) of all layers. The bare forward keeps nothing, has
@@ -9,6 +9,10 @@ in turns first and second, and a round gives one ratio. A ratio above 1 means th
 slower. `--stage store` adds all that the cache stage does: outliers, statistics, checksums, bytes
 on disk; a round is then several forwards, with the wait for the last of them to be written.
 `100m` is a Qwen3 of random weights: 12 layers, d 768.
+
+`--stage raw` only appends the same rows, as bfloat16, to one file for each tap, from threads beside
+the forward: no checksum, no statistics, no commit, no sync. It is the least that any store costs on
+this machine, and so what `--stage store` is to be read against.
 
 `--rss` prints the peak memory of processes that capture 3 sites of the tiny model's last layer over
 1, 5 and 20 million tokens, as the command does it.
@@ -27,7 +31,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -44,7 +48,7 @@ from sae_cli.stages.cache import counted
 from sae_cli.store.acts.array import ArrayPlan
 from sae_cli.store.acts.norms import norms_of
 from sae_cli.store.acts.recorder import Recorder
-from sae_cli.store.acts.strands import Lanes
+from sae_cli.store.acts.strands import Lanes, Strand
 
 SITES: tuple[Site, ...] = ("attn_out", "mlp_out", "resid_post")
 CONTEXT = 128
@@ -61,7 +65,7 @@ class _Stop(Exception):
 def main() -> None:
     """Print one line per model: tokens/s of both, and the ratio: median (least to greatest)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stage", choices=["capture", "store"], default="capture")
+    parser.add_argument("--stage", choices=["capture", "raw", "store"], default="capture")
     parser.add_argument("--model", choices=["tiny", "100m"], action="append")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch-tokens", type=int, default=8192)
@@ -84,14 +88,15 @@ def compare(name: str, model: PreTrainedModel, args: argparse.Namespace) -> None
     taps = [find_tap(model, n, site) for n in range(layer_count(model)) for site in SITES]
     shape = (max(1, args.batch_tokens // CONTEXT), CONTEXT)
     blocks = torch.randint(0, 700, shape, generator=torch.Generator().manual_seed(0))
-    at_once = FORWARDS if args.stage == "store" and name == "tiny" else 1
+    at_once = FORWARDS if args.stage != "capture" and name == "tiny" else 1
     plain = partial(bare, model, taps[-1], blocks, at_once)
     if args.stage == "capture":
         pairs = list(timed(plain, partial(Capture(model, taps), blocks), args.rounds))
     else:
         with tempfile.TemporaryDirectory(dir=args.dir) as folder, Lanes() as lanes:
             rounds = args.rounds + 2
-            ours = Stored(Path(folder), model, taps, blocks, lanes, rounds, at_once)
+            kind = Stored if args.stage == "store" else Appended
+            ours = kind(Path(folder), model, taps, blocks, lanes, rounds, at_once)
             pairs = list(timed(plain, ours, args.rounds))
     report(name, pairs, model, blocks.numel() * at_once)
 
@@ -149,6 +154,37 @@ class Stored:
                 recorder.put(self._done, flat, reasons, norms)
             self._done += self._blocks.numel()
         self._lanes.drain()
+
+
+class Appended:
+    """Forwards whose every tap goes to the end of a file, and nothing else."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: PreTrainedModel,
+        taps: list[Tap],
+        blocks: torch.Tensor,
+        lanes: Lanes,
+        rounds: int,
+        at_once: int,
+    ) -> None:
+        self._reader, self._blocks, self._lanes = Capture(model, taps), blocks, lanes
+        self._at_once = at_once
+        self._files = [(folder / str(n)).open("wb", buffering=0) for n in range(len(taps))]
+        self._strands = [Strand() for _ in taps]
+
+    def __call__(self) -> None:
+        for _ in range(self._at_once):
+            taken = self._reader(self._blocks)
+            for strand, file, acts in zip(self._strands, self._files, taken, strict=True):
+                self._lanes.submit(strand, partial(append, file, acts))
+        self._lanes.drain()
+
+
+def append(file: BinaryIO, acts: torch.Tensor) -> None:
+    """Write `acts` as bfloat16."""
+    file.write(acts.bfloat16().cpu().view(torch.uint16).numpy().data)
 
 
 def bare(model: PreTrainedModel, last: Tap, blocks: torch.Tensor, forwards: int) -> None:

@@ -163,11 +163,12 @@ def test_all_light_modules_together_load_no_heavy_library(tmp_path):
 
 
 LOOK = (
-    "import sys, time\nfrom sae_cli.cli.app import _run\n"
-    "code = _run(sys.argv[1:])\n"
+    "import cProfile, pstats, sys\n"
+    "profile = cProfile.Profile()\nprofile.enable()\n"
+    "from sae_cli.cli.app import _run\ncode = _run(sys.argv[1:])\nprofile.disable()\n"
     f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\n"
     "assert not loaded, loaded\n"
-    "print(time.process_time(), file=sys.stderr)\nsys.exit(code)"
+    "print(pstats.Stats(profile).total_calls, file=sys.stderr)\nsys.exit(code)"
 )
 
 
@@ -190,7 +191,7 @@ def test_a_look_loads_no_heavy_library(arguments, tmp_path, clean_home):
 
 
 @pytest.mark.parametrize("arguments", ["--help", "plan qwen3-4b", "status tiny"])
-def test_a_look_takes_less_than_a_second(arguments, tmp_path, clean_home):
-    """Of the processor, from the start of Python: what else the machine does counts for nothing."""
+def test_a_look_is_short(arguments, tmp_path, clean_home):
+    """Two million calls of Python are well under a second, on whatever machine counts them."""
     said = run(LOOK, *arguments.split(), cwd=tmp_path).stderr
-    assert float(said.split()[-1]) < 1.0
+    assert int(said.split()[-1]) < 2_000_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from sae_cli.errors import UsageError
 from sae_cli.spec.base import identity
@@ -39,7 +40,7 @@ class Stage:
     deps: Mapping[str, Stage]
     facts: ModelFacts | None = None
 
-    @property
+    @cached_property
     def name(self) -> str:
         """`kind/slug-key`, as its folder is called."""
         return f"{self.kind}/{self.slug}-{self.key}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from sae_cli.plan.graph import Stage
@@ -16,16 +17,25 @@ def folder(workspace: Workspace, stage: Stage) -> StageDir:
     wanted = workspace.stage_dir(stage.kind, stage.slug, stage.key)
     if wanted.path.exists():
         return wanted
-    renamed = sorted(wanted.path.parent.glob(f"*-{stage.key}"))
-    return StageDir(renamed[0]) if renamed else wanted
+    renamed = [name for name in _siblings(wanted) if name.endswith(f"-{stage.key}")]
+    return StageDir(wanted.path.with_name(min(renamed))) if renamed else wanted
 
 
 def elders(workspace: Workspace, stage: Stage) -> list[StageDir]:
     """Other stages of this kind and slug that were begun, the latest last."""
     wanted = workspace.stage_dir(stage.kind, stage.slug, stage.key)
-    same = (StageDir(path) for path in wanted.path.parent.glob(f"{stage.slug}-*"))
+    names = (name for name in _siblings(wanted) if name.startswith(f"{stage.slug}-"))
+    same = (StageDir(wanted.path.with_name(name)) for name in names)
     begun = [s for s in same if s.slug == stage.slug and s.key != stage.key and s.spec.is_file()]
     return sorted(begun, key=lambda s: s.spec.stat().st_mtime)
+
+
+def _siblings(place: StageDir) -> list[str]:
+    """Names beside a stage's folder; it is asked for hundreds of stages, most on an empty disk."""
+    try:
+        return os.listdir(place.path.parent)
+    except FileNotFoundError:
+        return []
 
 
 def record_of(stage: Stage) -> dict[str, Any]:

@@ -54,9 +54,10 @@ def explain(
     stages = list(graph.stages if chosen is None else chosen)
     states = {s.name: state(folder(workspace, s)) for s in graph.upstream(stages)}
     rows: dict[str, Row] = {}
+    planned = {s.name for s in stages}
     for stage in reversed(stages):  # readers first: they decide whether freed data is needed again
         here = states[stage.name]
-        action, reason = _decide(stage, here, stages, states, rows, workspace, force)
+        action, reason = _decide(stage, here, planned, states, rows, workspace, force)
         size = 0 if action == "skip" else disk_bytes(stage)
         rows[stage.name] = Row(stage, action, reason, here, size)
     return [rows[s.name] for s in stages]
@@ -65,29 +66,28 @@ def explain(
 def _decide(
     stage: Stage,
     here: State,
-    stages: Sequence[Stage],
+    planned: Collection[str],
     states: dict[str, State],
     rows: dict[str, Row],
     workspace: Workspace,
     force: Collection[str],
 ) -> tuple[Action, str]:
     if stage.name in force:
-        return _missing(stage, stages, states) or ("run", "forced")
+        return _missing(stage, states, planned) or ("run", "forced")
     if here.status is Status.DONE:
         return "skip", f"done {ago(here.age)}"
     if here.status is Status.EVICTED:
         readers = [
-            rows[s.name].stage
-            for s in stages
-            if s.name in rows
-            and rows[s.name].action == "run"
-            and any(d.name == stage.name for d in s.deps.values())
-            and not serves(Status.EVICTED, stage, s)
+            row.stage
+            for row in reversed(rows.values())
+            if row.action == "run"
+            and any(d.name == stage.name for d in row.stage.deps.values())
+            and not serves(Status.EVICTED, stage, row.stage)
         ]
         if not readers:
             return "skip", f"done; its data was freed {ago(here.age)}, nothing needs it"
         return "run", f"its data was freed {ago(here.age)}; needed by {readers[0].name}"
-    missing = _missing(stage, stages, states)
+    missing = _missing(stage, states, planned)
     if missing is not None:
         return missing
     if here.status is Status.RUNNING:
@@ -103,10 +103,9 @@ def _decide(
 
 
 def _missing(
-    stage: Stage, stages: Sequence[Stage], states: dict[str, State]
+    stage: Stage, states: dict[str, State], planned: Collection[str]
 ) -> tuple[Action, str] | None:
     """Blocked or waiting, when an input is neither there nor about to be made."""
-    planned = {s.name for s in stages}
     for dep in stage.deps.values():
         status = states[dep.name].status
         if serves(status, dep, stage) or dep.name in planned:

@@ -58,11 +58,11 @@ def room(graph: Graph, rows: Sequence[Row], workspace: Workspace) -> Room:
     """What the rows of a plan that run will write, and what there is for it."""
     todo = [row for row in rows if row.action == "run"]
     quota = graph.sweep.spec.quota
-    here = [r for r in todo if bucket(workspace, r.stage) is None]
-    there = [r for r in todo if bucket(workspace, r.stage) is not None]
+    afar = {r.stage.name for r in todo if bucket(workspace, r.stage) is not None}
+    here = [r for r in todo if r.stage.name not in afar]
     return Room(
-        local=sum(_missing(workspace, r.stage, r.bytes or 0) for r in here),
-        bucket=sum(r.bytes or 0 for r in there),
+        local=sum(_left(workspace, r.stage, r.bytes or 0) for r in here),
+        bucket=sum(r.bytes or 0 for r in todo if r.stage.name in afar),
         unknown=sum(r.bytes is None for r in todo),
         free=free_bytes(workspace.root),
         quota=quota,
@@ -76,7 +76,8 @@ def refusal(graph: Graph, workspace: Workspace, stages: Sequence[Stage]) -> str 
     mine = [s for s in stages if s.kind in _WRITERS]
     if quota is None or not mine:
         return None
-    need = sum(_missing(workspace, s, disk_bytes(s) or 0) for s in mine)
+    here = (s for s in mine if bucket(workspace, s) is None)
+    need = sum(_left(workspace, s, disk_bytes(s) or 0) for s in here)
     used = _used(graph.stages, workspace)
     taken = sum(used.values())
     if taken + need <= quota:
@@ -92,9 +93,12 @@ def refusal(graph: Graph, workspace: Workspace, stages: Sequence[Stage]) -> str 
 
 def bucket(workspace: Workspace, stage: Stage) -> str | None:
     """The bucket that holds a stage's data, or will; None where they are on this disk."""
-    work, place = stage.work, folder(workspace, stage)
+    work = stage.work
     if not isinstance(work, CacheWork):
         return None
+    place = folder(workspace, stage)
+    if not place.path.exists():
+        return work.cache.store
     from sae_cli.store.buckets.locate import data_url  # numpy comes with it
 
     url = data_url(place.path)
@@ -102,10 +106,8 @@ def bucket(workspace: Workspace, stage: Stage) -> str | None:
     return url if url is not None or begun else work.cache.store
 
 
-def _missing(workspace: Workspace, stage: Stage, planned: int) -> int:
+def _left(workspace: Workspace, stage: Stage, planned: int) -> int:
     """Bytes that a stage still writes to this disk, of those that it is planned to take."""
-    if bucket(workspace, stage) is not None:
-        return 0
     return max(0, planned - size_of(folder(workspace, stage).path))
 
 

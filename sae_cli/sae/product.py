@@ -7,6 +7,8 @@ on a measurement, so that a resumed run takes the same one.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -41,6 +43,11 @@ def chunk_rows(n: int, element_size: int, device: torch.device) -> int:
     return max(FEWEST_ROWS, limit // max(1, n * element_size))
 
 
+@cache
 def _onednn_dtypes() -> tuple[torch.dtype, ...]:
-    has = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return (torch.float32, torch.bfloat16) if has else ()
+    """Those that oneDNN multiplies here: bfloat16 only where the CPU has at least AVX512."""
+    if not (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return ()
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return (torch.float32,)
+    return (torch.float32, torch.bfloat16)

@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_cli.store.acts.moments import Tally
+from sae_cli.store.acts.norms import norms_of
 from sae_cli.store.tables.writer import Shard
+
+TASKS = 3
+"""What is done with a chunk, each beside the others: written, hashed, measured."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,8 @@ class Rows:
     """[n, d]"""
     reasons: NDArray[np.uint8]
     """[n]"""
-    norms: Tensor
-    """[n], of the rows as they were put."""
+    norms: Tensor | None
+    """[n], of the rows as they were put; None: those of `acts`."""
     ready: Any = None
     """The event after which `acts` and `norms` are there; None: they are."""
 
@@ -32,7 +36,8 @@ class Rows:
         return len(self.reasons)
 
     def __getitem__(self, some: slice) -> Rows:
-        return Rows(self.acts[some], self.reasons[some], self.norms[some], self.ready)
+        norms = None if self.norms is None else self.norms[some]
+        return Rows(self.acts[some], self.reasons[some], norms, self.ready)
 
 
 @dataclass
@@ -65,11 +70,11 @@ class Chunk:
         self.reasons = np.concatenate([piece.reasons for piece in pieces])
         """Of all its rows."""
         self.nbytes = sum(piece.acts.nbytes for piece in pieces)
-        self.left = 2
+        self.left = TASKS
         """Tasks that still need it."""
 
-    def joined(self) -> tuple[Tensor, Tensor]:
-        """The chunk's rows [n, d] and their norms [n], on the host."""
+    def joined(self) -> tuple[Tensor, Tensor | None]:
+        """The chunk's rows [n, d] and, where any were given, their norms [n]; on the host."""
         with self._lock:
             pieces = self._pieces
             for piece in pieces:
@@ -77,8 +82,13 @@ class Chunk:
                     piece.ready.synchronize()
             if len(pieces) > 1:
                 acts = torch.cat([piece.acts for piece in pieces])
-                norms = torch.cat([piece.norms for piece in pieces])
-                self._pieces = [Rows(acts, self.reasons, norms)]
+                norms = [piece.norms for piece in pieces]
+                known = [
+                    norms_of(piece.acts) if given is None else given
+                    for piece, given in zip(pieces, norms, strict=True)
+                    if any(one is not None for one in norms)
+                ]
+                self._pieces = [Rows(acts, self.reasons, torch.cat(known) if known else None)]
             return self._pieces[0].acts, self._pieces[0].norms
 
 
@@ -95,7 +105,7 @@ def on_host(rows: Rows) -> Rows:
     aside.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(aside):
         acts = _pinned(rows.acts, aside)
-        norms = _pinned(rows.norms, aside)
+        norms = None if rows.norms is None else _pinned(rows.norms, aside)
         ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
         ready.record(aside)
     return Rows(acts, rows.reasons, norms, ready)

@@ -25,7 +25,7 @@ from sae_cli.store.acts import encodings
 from sae_cli.store.acts.array import NAME, ArrayPlan, declare
 from sae_cli.store.acts.moments import Tally
 from sae_cli.store.acts.norms import norms_of
-from sae_cli.store.acts.pieces import Chunk, Filling, Rows, on_host
+from sae_cli.store.acts.pieces import TASKS, Chunk, Filling, Rows, on_host
 from sae_cli.store.acts.strands import Lanes, Strand
 from sae_cli.store.buckets.locate import data_files
 from sae_cli.store.tables.journal import open_part, read_entries
@@ -66,7 +66,7 @@ class Recorder:
             raise
         self._own = lanes is None
         self._lanes = lanes or Lanes()
-        self._bytes, self._numbers = Strand(), Strand()
+        self._bytes, self._hashes, self._numbers = Strand(), Strand(), Strand()
         self._seals: list[Strand] = []
         self._open: dict[int, Filling] = {}
         self._under_way: dict[int, int] = {}
@@ -109,10 +109,11 @@ class Recorder:
                 f"{self._where()}: rows are floats and reasons are uint8, got {acts.dtype} "
                 f"and {reasons.dtype}"
             )
-        if norms is None:
-            norms = norms_of(acts)
         if self.plan.encoding != "int8":
-            acts = acts.to(getattr(torch, self.plan.encoding))
+            stored = acts.to(getattr(torch, self.plan.encoding))
+            if norms is None and stored is not acts:
+                norms = norms_of(acts)  # of the rows as they came
+            acts = stored
         rows = on_host(Rows(acts, reasons, norms))
         at, end = first, first + len(acts)
         while at < end:
@@ -129,9 +130,9 @@ class Recorder:
 
     def close(self) -> None:
         """Let another writer in; a shard that is not full is forgotten. Twice is harmless."""
-        for strand in (self._bytes, self._numbers):
+        for strand in (self._bytes, self._hashes, self._numbers):  # the first begins the second's
             self._lanes.forget(strand)
-        for strand in self._seals:  # complete now: only those two begin one
+        for strand in self._seals:  # complete now: only those three begin one
             self._lanes.forget(strand)
         for size in self._under_way.values():
             self._lanes.release(size)
@@ -179,9 +180,16 @@ class Recorder:
         def store() -> None:
             acts, _ = chunk.joined()
             columns = encodings.encode(acts, self.plan.encoding)
-            for name, column in columns.items():
-                shard.file.put(name, encodings.to_disk(column))
+            arrays = {name: encodings.to_disk(column) for name, column in columns.items()}
+            self._lanes.then(self._hashes, lambda: hashed(arrays))
+            for name, array in arrays.items():
+                shard.file.write(name, array)
             shard.error += encodings.squared_error(acts, columns, self.plan.encoding, reasons == 0)
+            done()
+
+        def hashed(arrays: dict[str, NDArray[Any]]) -> None:
+            for name, array in arrays.items():
+                shard.file.hash(name, array)
             done()
 
         def measure() -> None:
@@ -211,7 +219,7 @@ class Recorder:
         self._lanes.reserve(size)
         self._under_way[id(chunk)] = size
         with shard.lock:
-            shard.pending += 2
+            shard.pending += TASKS
             shard.sent = last
         self._lanes.submit(self._bytes, store)
         self._lanes.submit(self._numbers, measure)

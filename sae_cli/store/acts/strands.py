@@ -31,7 +31,11 @@ class Lanes:
     def __init__(self, threads: int | None = None, limit: int = 2**29) -> None:
         """`limit` is the number of bytes that may be under way."""
         self._free = limit
-        self._state = threading.Condition()
+        self._state = threading.Lock()
+        self._work = threading.Condition(self._state)
+        """Told of each strand that gets in line: one thread need wake."""
+        self._change = threading.Condition(self._state)
+        """Told of all that a caller may wait for."""
         self._ready: deque[Strand] = deque()
         self._running = 0
         self._error: BaseException | None = None
@@ -44,7 +48,7 @@ class Lanes:
     def reserve(self, size: int) -> None:
         """Wait until `size` bytes may be under way. Raises the first error of any task."""
         with self._state:
-            self._state.wait_for(lambda: self._free > 0 or self._error is not None)
+            self._change.wait_for(lambda: self._free > 0 or self._error is not None)
             self._raise()
             self._free -= size
 
@@ -52,7 +56,7 @@ class Lanes:
         """`size` bytes are no longer under way."""
         with self._state:
             self._free += size
-            self._state.notify_all()
+            self._change.notify_all()
 
     def submit(self, strand: Strand, work: Work) -> None:
         """Run `work` after what `strand` holds already."""
@@ -68,7 +72,7 @@ class Lanes:
     def drain(self) -> None:
         """Wait until nothing is under way. Raises the first error of any task."""
         with self._state:
-            self._state.wait_for(
+            self._change.wait_for(
                 lambda: not (self._ready or self._running) or self._error is not None
             )
             self._raise()
@@ -80,14 +84,14 @@ class Lanes:
             if strand in self._ready:
                 self._ready.remove(strand)
                 strand.busy = False
-            self._state.wait_for(lambda: not strand.running)
+            self._change.wait_for(lambda: not strand.running)
 
     def close(self) -> None:
         """End the threads, after the tasks that they are at."""
         with self._state:
             self._closed = True
             self._ready.clear()
-            self._state.notify_all()
+            self._work.notify_all()
         for thread in self._threads:
             thread.join()
 
@@ -102,7 +106,7 @@ class Lanes:
         if not strand.busy:
             strand.busy = True
             self._ready.append(strand)
-            self._state.notify_all()
+            self._work.notify()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -114,7 +118,7 @@ class Lanes:
         torch.set_num_threads(1)  # of this thread, and of those born later
         while True:
             with self._state:
-                self._state.wait_for(lambda: self._ready or self._closed)
+                self._work.wait_for(lambda: self._ready or self._closed)
                 if self._closed:
                     return
                 strand = self._ready.popleft()
@@ -137,4 +141,4 @@ class Lanes:
                     self._ready.append(strand)
                 else:
                     strand.busy = False
-                self._state.notify_all()
+                self._change.notify_all()

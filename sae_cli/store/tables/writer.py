@@ -143,18 +143,29 @@ class Shard:
         self._uploads: dict[str, Upload] = {}
         self._digests = {column.name: blake3() for column in table.columns}
         self._rows = dict.fromkeys(self._columns, 0)
+        self._hashed = dict.fromkeys(self._columns, 0)
 
     def put(self, column: str, rows: Array) -> None:
         """Add `rows` [n, *row_shape] behind those that are there."""
+        self.write(column, rows)
+        self.hash(column, rows)
+
+    def write(self, column: str, rows: Array) -> None:
+        """The half of `put` that waits for the disk; the same rows must also go to `hash`."""
         declared = self._columns[column]
         self._check(declared, rows)
         if column not in self._uploads:
             self._uploads[column] = self._writer.files.create(
                 self._table.file(declared, self.index)
             )
-        self._add(column, as_bytes(rows))
+        self._uploads[column].write(as_bytes(rows))
         self._rows[column] += len(rows)
         self._writer.point(f"writing {column}")
+
+    def hash(self, column: str, rows: Array) -> None:
+        """The half of `put` that computes: rolls the checksum on, in the order of `write`."""
+        self._digests[column].update(as_bytes(rows))
+        self._hashed[column] += len(rows)
 
     def seal(self, about: Mapping[str, Any]) -> None:
         """Commit the shard: when this returns it survives a power cut.
@@ -170,7 +181,10 @@ class Shard:
                     f"{self._where(column)}: shard {self.index} has {due} rows, "
                     f"got {self._rows[column.name]}"
                 )
-            self._add(column.name, self._table.tail(column, self.index))
+            assert self._hashed[column.name] == due
+            tail = self._table.tail(column, self.index)
+            self._uploads[column.name].write(tail)
+            self._digests[column.name].update(tail)
             self._writer.point(f"written {column.name}")
         files = {}
         for column in self._table.columns:
@@ -185,10 +199,6 @@ class Shard:
         """Forget it. After `seal`, or twice, it does nothing."""
         for upload in self._uploads.values():
             upload.abort()
-
-    def _add(self, column: str, data: memoryview | bytes) -> None:
-        self._uploads[column].write(data)
-        self._digests[column].update(data)
 
     def _check(self, column: Column, rows: Array) -> None:
         due = 1 if column.per_shard else self._table.rows_in(self.index)
