@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from sae_cli.plan.graph import Stage
@@ -33,7 +32,7 @@ def elders(workspace: Workspace, stage: Stage) -> list[StageDir]:
 def _siblings(place: StageDir) -> list[str]:
     """Names beside a stage's folder; it is asked for hundreds of stages, most on an empty disk."""
     try:
-        return os.listdir(place.path.parent)
+        return [path.name for path in place.path.parent.iterdir()]
     except FileNotFoundError:
         return []
 
