@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from sae_cli.sae.form import batch_variance
+from sae_cli.sae.mesh import SINGLE, Mesh
 from sae_cli.sae.product import chunk_rows, linear
 from sae_cli.sae.selection import top_k
+from sae_cli.sae.shard_cut import keep_largest
 
 
 def default_k_aux(d_in: int) -> int:
@@ -32,24 +34,29 @@ def revive(
     *,
     k_aux: int,
     alpha: float,
+    mesh: Mesh = SINGLE,
 ) -> Tensor:
     """Add the gradients of alpha * aux to `grads`; returns aux, a 0-d tensor.
 
-    `z [B, d_in]`; `error [B, d_in]` is z_hat - z; `dead [n]` (int64), n at least 1. `params` and
-    `grads` hold `enc`, `dec [d_sae, d_in]` and `b_enc [d_sae]`.
+    `z [B, d_in]`; `error [B, d_in]` is z_hat - z; `dead [n]` (int64), n at least 1 in all shards
+    of latents together. `params` and `grads` hold `enc`, `dec [d_sae, d_in]` and `b_enc [d_sae]`.
     """
+    count = int(mesh.sum_latent(torch.tensor(dead.numel())))
     enc, dec, b_enc = (params[name].index_select(0, dead) for name in ("enc", "dec", "b_enc"))
     by_input = dec.T.contiguous()
-    variance = batch_variance(error).clamp_min(torch.finfo(error.dtype).tiny)
+    variance = batch_variance(error, mesh).clamp_min(torch.finfo(error.dtype).tiny)
     enc_grad, dec_grad, b_enc_grad = (torch.zeros_like(part) for part in (enc, dec, b_enc))
     missed = error.new_zeros(())
-    size = chunk_rows(dead.numel(), z.element_size(), z.device)
+    size = chunk_rows(count, z.element_size(), z.device)
     for rows, left in zip(torch.split(z, size), torch.split(error, size), strict=True):
         f = linear(rows, enc, b_enc).relu_()
-        if dead.numel() > k_aux:
-            values, indices = top_k(f, k_aux)
+        if count > k_aux:
+            n = min(k_aux, dead.numel())
+            values, indices = top_k(f, n) if n else (f, f.long())
+            if mesh.latent > 1:
+                values = keep_largest(values, dead[indices], k_aux, params["enc"].shape[0], mesh)
             f = torch.zeros_like(f).scatter_(1, indices, values)
-        grad = linear(f, by_input).add_(left)
+        grad = mesh.sum_latent(linear(f, by_input)).add_(left)
         missed += grad.square().sum()
         grad *= 2.0 * alpha / variance
         pre_grad = linear(grad, dec).mul_(f > 0)
@@ -58,4 +65,4 @@ def revive(
         b_enc_grad += pre_grad.sum(0)
     for name, part in (("enc", enc_grad), ("dec", dec_grad), ("b_enc", b_enc_grad)):
         grads[name].index_add_(0, dead, part)
-    return missed / variance
+    return mesh.sum_data(missed) / variance

@@ -53,11 +53,11 @@ def batch_top_k(z: Tensor, enc: Tensor, b_enc: Tensor, count: int, guess: float 
     if z.shape[0] * d_sae <= count:
         guess = 0.0
     elif guess <= 0.0:
-        guess = _estimate(next(products(z, enc, b_enc)), MARGIN * count / (z.shape[0] * d_sae))
-    places, values = _above(z, enc, b_enc, guess)
+        guess = first_guess(z, enc, b_enc, count / (z.shape[0] * d_sae))
+    places, values = above(z, enc, b_enc, guess)
     while values.numel() < count and guess > 0.0:
         guess = guess / 2 if guess > 1e-3 else 0.0
-        places, values = _above(z, enc, b_enc, guess)
+        places, values = above(z, enc, b_enc, guess)
     cut = values.new_zeros(())
     if 0 < count <= values.numel():
         cut = values.kthvalue(values.numel() - count + 1).values
@@ -68,14 +68,16 @@ def batch_top_k(z: Tensor, enc: Tensor, b_enc: Tensor, count: int, guess: float 
     return Kept(places // d_sae, places % d_sae, values, cut)
 
 
-def _estimate(pre: Tensor, share: float) -> float:
-    """A value that about `share` of the entries of `pre` exceed, zero if it is negative."""
+def first_guess(z: Tensor, enc: Tensor, b_enc: Tensor, share: float) -> float:
+    """A value that about `MARGIN` times the `share` of the first rows' entries exceed, zero if it
+    is negative."""
+    pre, share = next(products(z, enc, b_enc)), MARGIN * share
     sample = pre.flatten()[:: max(1, pre.numel() // 2**18)]
     rank = math.floor(sample.numel() * (1.0 - min(share, 1.0))) + 1
     return max(0.0, float(sample.kthvalue(min(rank, sample.numel())).values))
 
 
-def _above(z: Tensor, enc: Tensor, b_enc: Tensor, guess: float) -> tuple[Tensor, Tensor]:
+def above(z: Tensor, enc: Tensor, b_enc: Tensor, guess: float) -> tuple[Tensor, Tensor]:
     """Flat places and values of all pre-activations above `guess`, in order of place."""
     places, values, before = [], [], 0
     width = math.gcd(enc.shape[0], BLOCK)

@@ -34,6 +34,7 @@ from sae_cli.sae.form import (
 )
 from sae_cli.sae.nth_largest import nth_largest
 from sae_cli.sae.ragged import Ragged
+from sae_cli.sae.shard_cut import batch_top_k_of_all
 from sae_cli.spec.train import BatchTopKTrain, MatryoshkaTrain
 
 GUESS = 0.9
@@ -79,15 +80,16 @@ class BatchTopK(Form):
         is 3.1 and the last FVU 0.042; with it 0.6 and 0.039.
         """
         p = self.params
-        x_hat = self._keep(z)[0].decode(p["dec"])
-        best = (x_hat * z).sum() / x_hat.square().sum()
+        z, mesh = self.mesh.rows(z), self.mesh
+        x_hat = mesh.sum_latent(self._keep(z)[0].decode(p["dec"]))
+        best = mesh.sum_data((x_hat * z).sum()) / mesh.sum_data(x_hat.square().sum())
         p["enc"].mul_(torch.where(best > 0, best, 1.0))
 
     def gradients(self, z: Tensor, moment: Moment, dead: Tensor | None) -> Outcome:
         """See `Form.gradients`. Only the encoder's product touches all latents."""
-        p, rows = self.params, max(1, z.shape[0])
+        p, mesh, rows = self.params, self.mesh, max(1, z.shape[0] * self.mesh.data)
         active, cut = self._keep(z)
-        variance = batch_variance(z)
+        variance = batch_variance(z, mesh)
         unit = variance.clamp_min(torch.finfo(z.dtype).tiny)  # an empty batch has no variance
         loss, error, value_grads, grads = self._reconstruct(z, active, unit)
         grads["enc"] = active.latent_sums(value_grads, z)
@@ -95,19 +97,24 @@ class BatchTopK(Form):
         grads["b_enc"] = active.latent_sums(value_grads, ones).flatten()
         extra = {"threshold": cut}
         if dead is not None and self.alpha > 0:
-            extra["aux_loss"] = revive(z, error, dead, p, grads, k_aux=self.k_aux, alpha=self.alpha)
+            extra["aux_loss"] = revive(
+                z, error, dead, p, grads, k_aux=self.k_aux, alpha=self.alpha, mesh=mesh
+            )
             loss = loss + self.alpha * extra["aux_loss"]
         remove_radial(grads["dec"], p["dec"])
         return Outcome(
-            grads, loss, error.square().sum(), variance,
-            l0=z.new_tensor(active.values.numel() / rows), fired=active.fired(), extra=extra,
+            grads, loss, mesh.sum_data(error.square().sum()), variance,
+            l0=mesh.sum_all(z.new_tensor(active.values.numel())) / rows, fired=active.fired(), extra=extra,
         )  # fmt: skip
 
     def _keep(self, z: Tensor) -> tuple[Ragged, Tensor]:
         """The batch's B * k largest activations, and the smallest of them."""
-        p, count = self.params, self.k * z.shape[0]
+        p, mesh, count = self.params, self.mesh, self.k * z.shape[0] * self.mesh.data
         guess = GUESS * float(self.buffers["threshold"])
-        kept = batch_top_k(z, p["enc"], p["b_enc"], count, guess)
+        if mesh.processes == 1:
+            kept = batch_top_k(z, p["enc"], p["b_enc"], count, guess)
+        else:
+            kept = batch_top_k_of_all(z, p["enc"], p["b_enc"], count, guess, mesh)
         entries = (kept.rows, kept.latents, kept.values)
         return Ragged(*entries, z.shape[0], p["dec"].shape[0]), kept.cut
 
@@ -116,10 +123,11 @@ class BatchTopK(Form):
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Loss, error `[B, d_in]`, d(loss)/d(active values), and the decoder's gradients."""
         dec = self.params["dec"]
-        error = active.decode(dec) + self.params["b_dec"] - z
+        error = self.mesh.sum_latent(active.decode(dec)) + self.params["b_dec"] - z
         grad = error * (2.0 / variance)
         grads = {"dec": active.latent_sums(active.values, grad), "b_dec": grad.sum(0)}
-        return error.square().sum() / variance, error, active.value_grads(grad, dec), grads
+        loss = self.mesh.sum_data(error.square().sum()) / variance
+        return loss, error, active.value_grads(grad, dec), grads
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
         """Decoder rows back to unit norm. The cut stands in for the threshold until the end."""
@@ -135,7 +143,7 @@ class BatchTopK(Form):
             for z in batches():
                 yield from products(z, enc, b_enc)
 
-        smallest = torch.tensor(nth_largest(pre_activations, rows * self.k))
+        smallest = torch.tensor(nth_largest(pre_activations, rows * self.k, self.mesh.sum_latent))
         below = torch.nextafter(smallest, torch.zeros(()))  # a latent fires above its threshold
         self.buffers["threshold"].copy_(below)
 

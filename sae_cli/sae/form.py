@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sae_cli.sae.base import Arch
+from sae_cli.sae.mesh import SINGLE, Mesh
 
 RADIAL_ROWS = 256
 """Rows at a time of the projection on a CPU: they stay in its cache between the two passes."""
@@ -82,9 +83,21 @@ class Form(abc.ABC):
     def __init__(self) -> None:
         self.params: dict[str, Tensor] = {}
         self.buffers: dict[str, Tensor] = {}
+        self.mesh = SINGLE
+
+    def spread(self, mesh: Mesh, device: torch.device) -> None:
+        """Called at once where several processes train: keep, on `device`, this one's latents.
+
+        From then on `gradients` gets this process's rows, and gives gradients of them alone, which
+        the trainer adds up over the batch; the numbers of an outcome, but for `fired`, are those of
+        the whole batch and all latents."""
+        self.mesh = mesh
+        for tensors in (self.params, self.buffers):
+            for name, tensor in tensors.items():
+                tensors[name] = mesh.own(name, tensor).clone().to(device)
 
     def begin(self, z: Tensor) -> None:
-        """Called once, before the first step, with the first batch `z [B, d_in]`."""
+        """Called once, before the first step, with the whole first batch `z [B, d_in]`."""
         return
 
     @abc.abstractmethod
@@ -116,9 +129,13 @@ class Form(abc.ABC):
         """The function as it stands."""
 
 
-def batch_variance(z: Tensor) -> Tensor:
-    """Sum over batch and dimensions of (z - batch mean)^2, a 0-d tensor."""
-    return (z - z.mean(0)).square().sum()
+def batch_variance(z: Tensor, mesh: Mesh = SINGLE) -> Tensor:
+    """Sum over the whole batch and dimensions of (z - batch mean)^2, a 0-d tensor, from this
+    process's part `z [B / data, d_in]` of it."""
+    if mesh.data == 1:
+        return (z - z.mean(0)).square().sum()
+    mean = mesh.sum_data(z.sum(0)) / (z.shape[0] * mesh.data)
+    return mesh.sum_data((z - mean).square().sum())
 
 
 def unit_rows(d_sae: int, d_in: int, generator: torch.Generator, device: torch.device) -> Tensor:

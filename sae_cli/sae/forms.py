@@ -16,6 +16,7 @@ from sae_cli.sae.gated import Gated
 from sae_cli.sae.jumprelu import JumpReLU
 from sae_cli.sae.jumprelu_tanh import JumpReLUTanh
 from sae_cli.sae.matryoshka import Matryoshka
+from sae_cli.sae.mesh import SINGLE, Mesh
 from sae_cli.sae.p_anneal import PAnneal
 from sae_cli.sae.relu_l1 import ReluL1
 from sae_cli.sae.tied import Tied
@@ -49,12 +50,20 @@ FORMS: dict[type[TrainBase], Maker] = {
 }
 
 
-def make_form(spec: TrainBase, d_in: int, device: torch.device) -> Form:
-    """The form of `spec`, its weights drawn from the spec's seed.
+def make_form(
+    spec: TrainBase, d_in: int, device: torch.device, mesh: Mesh = SINGLE
+) -> Form:
+    """The form of `spec`, its weights drawn from the spec's seed; in a mesh of several processes
+    all of them are drawn, on the CPU, and this process's latents kept.
 
     Raises TrainingError when nothing here trains such a spec.
     """
     maker = FORMS.get(type(spec))
     if maker is None:
         raise TrainingError(f"nothing here trains a {type(spec).__name__}")
-    return maker(spec, d_in, torch.Generator().manual_seed(spec.seed), device)
+    generator = torch.Generator().manual_seed(spec.seed)
+    if mesh.processes == 1:
+        return maker(spec, d_in, generator, device)
+    form = maker(spec, d_in, generator, torch.device("cpu"))
+    form.spread(mesh, device)
+    return form

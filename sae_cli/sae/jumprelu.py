@@ -106,7 +106,7 @@ class JumpReLU(Form):
         """Choose thresholds so that each latent fires equally often on the first batch."""
         if self.threshold_init is not None:
             return
-        width, rows = self.params["dec"].shape[0], z.shape[0]
+        width, rows = self.params["dec"].shape[0] * self.mesh.latent, z.shape[0]
         share = min(0.5, INITIAL_EXCESS * self.target / width)
         rank = max(1, round(share * rows))
         whole = (self.params[name] for name in ("enc", "b_enc", "threshold"))
@@ -116,14 +116,17 @@ class JumpReLU(Form):
 
     def gradients(self, z: Tensor, moment: Moment, dead: Tensor | None) -> Outcome:
         """See `Form.gradients`. Dead latents get no extra loss."""
-        theta, half, rows = self.params["threshold"], self.bandwidth / 2, max(1, z.shape[0])
-        variance = batch_variance(z)
-        entries = entries_above(
-            z, self.params["enc"], self.params["b_enc"], theta - half, self.sparse_below
+        theta, half, mesh = self.params["threshold"], self.bandwidth / 2, self.mesh
+        rows, variance = max(1, z.shape[0] * mesh.data), batch_variance(z, mesh)
+        entries = mesh.all_or_none(
+            entries_above(
+                z, self.params["enc"], self.params["b_enc"], theta - half, self.sparse_below
+            )
         )
         unit = 2.0 / variance.clamp_min(torch.finfo(z.dtype).tiny)
         sums = self._dense(z, unit) if entries is None else self._sparse(z, unit, entries)
-        l0 = sums.fires.sum().to(z.dtype) / rows
+        squared = mesh.sum_data(sums.squared_error)
+        l0 = mesh.sum_all(sums.fires.sum()).to(z.dtype) / rows
         excess = l0 / self.target - 1.0
         weight = self.coefficient * moment.ramp(self.warmup)
         slope = weight * (2.0 * excess + self.buffers["multiplier"]) / self.target
@@ -132,13 +135,13 @@ class JumpReLU(Form):
         grads["threshold"] = -(theta * sums.through_f + through_l0) / self.bandwidth
         remove_radial(grads["dec"], self.params["dec"])
         penalty = excess.square() + self.buffers["multiplier"] * excess
-        loss = sums.squared_error * unit / 2.0 + weight * penalty
+        loss = squared * unit / 2.0 + weight * penalty
         return Outcome(
-            grads, loss, sums.squared_error, variance, l0=l0, fired=sums.fires > 0,
+            grads, loss, squared, variance, l0=l0, fired=sums.fires > 0,
             extra={
                 "coefficient": slope * self.target,
-                "threshold": theta.mean(),
-                "l0_slope": sums.near.sum() / (rows * self.bandwidth),
+                "threshold": mesh.sum_latent(theta.mean()) / mesh.latent,
+                "l0_slope": mesh.sum_all(sums.near.sum()) / (rows * self.bandwidth),
                 "sparse": theta.new_tensor(float(entries is not None)),
             },
         )  # fmt: skip
@@ -146,13 +149,13 @@ class JumpReLU(Form):
     def _dense(self, z: Tensor, unit: Tensor) -> _Sums:
         p, theta, half = self.params, self.params["threshold"], self.bandwidth / 2
         sums = _Sums.zeros(p)
-        by_input = p["dec"].T.contiguous()
+        by_input, b_dec = p["dec"].T.contiguous(), self.mesh.once(p["b_dec"])
         for rows in dense_parts(z):
             pre = linear(rows, p["enc"], p["b_enc"])
             on = pre > theta
             near = (pre - theta).abs_() < half
             f = pre.mul_(on)
-            error = linear(f, by_input, p["b_dec"]).sub_(rows)
+            error = self.mesh.sum_latent(linear(f, by_input, b_dec)).sub_(rows)
             sums.squared_error += error.square().sum()
             grad = error.mul_(unit)
             sums.grads["dec"].addmm_(f.T, grad)
@@ -174,7 +177,7 @@ class JumpReLU(Form):
         fires, near = high.values > cut, (high.values - cut).abs_() < self.bandwidth / 2
         on = high.where(fires)
         active = Ragged(on.rows, on.latents, on.values, rows, d_sae)
-        error = active.decode(dec).add_(b_dec).sub_(z)
+        error = self.mesh.sum_latent(active.decode(dec)).add_(b_dec).sub_(z)
         grad = error * unit
         touched = Ragged(high.rows, high.latents, high.values, rows, d_sae)
         f_grad = touched.value_grads(grad, dec)

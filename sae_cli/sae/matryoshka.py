@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sae_cli.sae.batchtopk import BatchTopK
+from sae_cli.sae.mesh import Mesh
 from sae_cli.sae.ragged import Ragged
 from sae_cli.spec.train import MatryoshkaTrain
 
@@ -34,6 +35,14 @@ class Matryoshka(BatchTopK):
         super().__init__(spec, d_in, generator, device)
         self.groups = tuple(itertools.pairwise((0, *spec.group_ends())))
 
+    def spread(self, mesh: Mesh, device: torch.device) -> None:
+        """A shard has its part of each group, perhaps none."""
+        super().spread(mesh, device)
+        width = self.params["enc"].shape[0]
+        first = mesh.first(width)
+        ends = [min(max(end - first, 0), width) for _, end in self.groups]
+        self.groups = tuple(itertools.pairwise((0, *ends)))
+
     def _reconstruct(
         self, z: Tensor, active: Ragged, variance: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
@@ -41,7 +50,7 @@ class Matryoshka(BatchTopK):
         parts = [active.within(low, high) for low, high in self.groups]
         errors, error = [], self.params["b_dec"] - z
         for part, (low, high) in zip(parts, self.groups, strict=True):
-            error = error + part.decode(dec[low:high])
+            error = error + self.mesh.sum_latent(part.decode(dec[low:high]))
             errors.append(error)
         weight = 1.0 / (len(parts) * variance)
         value_grads, dec_grad = torch.empty_like(active.values), torch.empty_like(dec)
@@ -53,5 +62,5 @@ class Matryoshka(BatchTopK):
             here = (active.latents >= low) & (active.latents < high)
             value_grads[here] = part.value_grads(grad, dec[low:high])
             dec_grad[low:high] = part.latent_sums(part.values, grad)
-        loss = torch.stack([e.square().sum() for e in errors]).sum() * weight
+        loss = self.mesh.sum_data(torch.stack([e.square().sum() for e in errors]).sum()) * weight
         return loss, error, value_grads, {"dec": dec_grad, "b_dec": grad.sum(0)}

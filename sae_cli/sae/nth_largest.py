@@ -15,20 +15,24 @@ from torch import Tensor
 LOW_BITS = 16
 
 
-def nth_largest(passes: Callable[[], Iterable[Tensor]], n: int) -> float:
+def nth_largest(
+    passes: Callable[[], Iterable[Tensor]],
+    n: int,
+    total: Callable[[Tensor], Tensor] = lambda counts: counts,
+) -> float:
     """The n-th largest positive number, as float32, of all that one call of `passes` yields.
 
     Each call of `passes` must yield the same tensors (of any shape). Zero where fewer than n are
-    positive.
+    positive. Where the numbers lie in several processes, `total` adds their counts up.
     """
     assert n >= 1
-    upper = _histogram(passes(), lambda bits: bits >> LOW_BITS)
+    upper = total(_histogram(passes(), lambda bits: bits >> LOW_BITS))
     found = _place(upper, n)
     if found is None:
         return 0.0
     top, above = found
-    lower = _histogram(
-        passes(), lambda bits: bits[(bits >> LOW_BITS) == top] & ((1 << LOW_BITS) - 1)
+    lower = total(
+        _histogram(passes(), lambda bits: bits[(bits >> LOW_BITS) == top] & ((1 << LOW_BITS) - 1))
     )
     within = _place(lower, n - above)
     assert within is not None, "the second pass saw other numbers than the first"

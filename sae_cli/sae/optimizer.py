@@ -14,6 +14,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from sae_cli.sae.mesh import SINGLE, Mesh, is_split
+
 EPS = 1e-8
 KINDS = ("exp_avg", "exp_avg_sq", "step")
 ROWS_BYTES = 2**20
@@ -28,11 +30,17 @@ class Adam:
     """
 
     def __init__(
-        self, params: Mapping[str, Tensor], beta1: float, beta2: float, dtype: torch.dtype
+        self,
+        params: Mapping[str, Tensor],
+        beta1: float,
+        beta2: float,
+        dtype: torch.dtype,
+        mesh: Mesh = SINGLE,
     ) -> None:
         assert dtype in (torch.float32, torch.bfloat16)
         self._params = {name: params[name] for name in sorted(params)}
         self._betas = (beta1, beta2)
+        self._mesh = mesh
         self.state: dict[str, Tensor] = {}
         for name, param in self._params.items():
             for kind in KINDS[:2]:
@@ -60,7 +68,7 @@ class Adam:
             if narrow:
                 rows = max(1, ROWS_BYTES // (param[0].numel() * 4))
                 parts = list(zip(*(torch.split(t, rows) for t in parts[0]), strict=True))
-                noise = _noise(parts[0][0], number)
+                noise = self._noise(name, rows, number)
             for p, g, m, v in parts:
                 wide = (m.float(), v.float()) if narrow else (m, v)
                 torch._fused_adam_(
@@ -72,15 +80,20 @@ class Adam:
                     for kept, exact in zip((m, v), wide, strict=True):
                         kept.copy_(_rounded(exact, noise[: exact.shape[0]]))
 
+    def _noise(self, name: str, rows: int, seed: int) -> Tensor:
+        """Integers from 0 to 2^16 - 1, for up to `rows` of a parameter, a function of `seed`.
 
-def _noise(like: Tensor, seed: int) -> Tensor:
-    """Integers from 0 to 2^16 - 1, in the shape of `like`, a function of `seed`.
-
-    All rows that are rounded together share them: only a weight's own sequence must be fair.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(2**16, like.shape, generator=generator, dtype=torch.int32)
-    return drawn.to(like.device)
+        All rows that are rounded together share them: only a weight's own sequence must be fair.
+        Those of a shard of latents are the ones that its rows have in the whole.
+        """
+        param = self._params[name]
+        whole = self._mesh.whole_shape(name, param)
+        shape = (min(rows, whole[0]), *whole[1:])
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(2**16, shape, generator=generator, dtype=torch.int32)
+        if is_split(name, param) and self._mesh.latent > 1:
+            drawn = drawn.roll(-(self._mesh.first(param.shape[0]) % shape[0]), 0)
+        return drawn.to(param.device)
 
 
 def _rounded(exact: Tensor, noise: Tensor) -> Tensor:

@@ -74,21 +74,24 @@ class ReluL1(Form):
 
     def gradients(self, z: Tensor, moment: Moment, dead: Tensor | None) -> Outcome:
         """See `Form.gradients`. Dead latents get no help: the source found none needed."""
-        dec, weight = self.params["dec"], 1.0 / max(1, z.numel())
+        mesh, rows = self.mesh, max(1, z.shape[0] * self.mesh.data)
+        dec, weight = self.params["dec"], 1.0 / (rows * z.shape[1])
         l1 = self.l1 * moment.ramp(self.warmup)
         norms = torch.linalg.vector_norm(dec, dim=1)
         price = norms * (l1 * weight)
-        entries = entries_above(
-            z, self.params["enc"], self.params["b_enc"], z.new_zeros(()), self.sparse_below
+        entries = mesh.all_or_none(
+            entries_above(
+                z, self.params["enc"], self.params["b_enc"], z.new_zeros(()), self.sparse_below
+            )
         )
         sums = self._dense(z, price) if entries is None else self._sparse(z, price, entries)
         pull = l1 * weight * sums.mass / norms.clamp_min(torch.finfo(norms.dtype).tiny)
         sums.grads["dec"].addcmul_(dec, pull[:, None])
-        squared, penalty = sums.squared_error, (sums.mass * norms).sum()
-        rows = max(1, z.shape[0])
+        squared = mesh.sum_data(sums.squared_error)
+        penalty = mesh.sum_all((sums.mass * norms).sum())
         return Outcome(
-            sums.grads, (squared + l1 * penalty) * weight, squared, batch_variance(z),
-            l0=sums.fires.sum() / rows, fired=sums.fires > 0,
+            sums.grads, (squared + l1 * penalty) * weight, squared, batch_variance(z, mesh),
+            l0=mesh.sum_all(sums.fires.sum()) / rows, fired=sums.fires > 0,
             extra={
                 "coefficient": squared.new_tensor(l1),
                 "l1": penalty / rows,
@@ -97,12 +100,13 @@ class ReluL1(Form):
         )  # fmt: skip
 
     def _dense(self, z: Tensor, price: Tensor) -> _Sums:
-        p, weight = self.params, 2.0 / max(1, z.numel())
+        p, weight = self.params, 2.0 / max(1, z.numel() * self.mesh.data)
+        b_dec = self.mesh.once(p["b_dec"])
         sums = _Sums.zeros(p)
         by_input = p["dec"].T.contiguous()
         for rows in dense_parts(z):
             f = linear(rows, p["enc"], p["b_enc"]).relu_()
-            error = linear(f, by_input, p["b_dec"]).sub_(rows)
+            error = self.mesh.sum_latent(linear(f, by_input, b_dec)).sub_(rows)
             sums.squared_error += error.square().sum()
             grad, on = error.mul_(weight), f > 0
             sums.grads["dec"].addmm_(f.T, grad)
@@ -117,8 +121,8 @@ class ReluL1(Form):
     def _sparse(self, z: Tensor, price: Tensor, on: Entries) -> _Sums:
         dec, b_dec = self.params["dec"], self.params["b_dec"]
         active = Ragged(on.rows, on.latents, on.values, z.shape[0], dec.shape[0])
-        error = active.decode(dec).add_(b_dec).sub_(z)
-        grad = error * (2.0 / max(1, z.numel()))
+        error = self.mesh.sum_latent(active.decode(dec)).add_(b_dec).sub_(z)
+        grad = error * (2.0 / max(1, z.numel() * self.mesh.data))
         value_grads = active.value_grads(grad, dec) + price[on.latents]
         ones = z.new_ones(z.shape[0], 1)
         grads = {

@@ -102,9 +102,14 @@ def _cut(values: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
     The bits of such a float grow with it, so (bits, label counted down) orders by value and then by
     label, lowest first. NaN stands above everything, so that it is not lost.
     """
-    bits = values.clamp_min(0.0).abs_().view(torch.int32).long()
-    keys = bits.bitwise_left_shift_(32).bitwise_or_(LOW - labels).topk(k, dim=1).values
+    keys = keys_of(values, labels).topk(k, dim=1).values
     return (keys >> 32).int().view(torch.float32), LOW - (keys & LOW)
+
+
+def keys_of(values: Tensor, labels: Tensor) -> Tensor:
+    """The keys (int64, at or above zero, all different) by which `_cut` orders."""
+    bits = values.clamp_min(0.0).abs_().view(torch.int32).long()
+    return bits.bitwise_left_shift_(32).bitwise_or_(LOW - labels)
 
 
 def _nominated(z: Tensor, enc: Tensor, b_enc: Tensor, k: int, count: int) -> Chosen:

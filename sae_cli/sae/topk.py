@@ -28,6 +28,7 @@ from sae_cli.sae.form import (
     unit_rows,
 )
 from sae_cli.sae.selection import encode_top_k
+from sae_cli.sae.shard_cut import keep_largest
 from sae_cli.sae.sparse import Active
 from sae_cli.spec.train import TopKTrain
 
@@ -60,33 +61,37 @@ class TopK(Form):
     def gradients(self, z: Tensor, moment: Moment, dead: Tensor | None) -> Outcome:
         """See `Form.gradients`. Only the encoder's product touches all latents."""
         enc, dec, b_enc, b_dec = (self.params[n] for n in ("enc", "dec", "b_enc", "b_dec"))
-        chosen = encode_top_k(z, enc, b_enc, self.k, bfloat16=self.bfloat16, margin=self.margin)
-        active = Active(chosen.values, chosen.indices, dec.shape[0])
-        error = active.decode(dec).add_(b_dec).sub_(z)
-        variance, squared = batch_variance(z), error.square().sum()
+        mesh, width = self.mesh, enc.shape[0]
+        k = min(self.k, width)
+        chosen = encode_top_k(z, enc, b_enc, k, bfloat16=self.bfloat16, margin=self.margin)
+        values = keep_largest(chosen.values, chosen.indices, self.k, width, mesh)
+        active = Active(values, chosen.indices, width)
+        error = mesh.sum_latent(active.decode(dec)).add_(b_dec).sub_(z)
+        variance, squared = batch_variance(z, mesh), mesh.sum_data(error.square().sum())
         unit = variance.clamp_min(torch.finfo(z.dtype).tiny)  # no rows, no variance
         grad = error * (2.0 / unit)
         value_grads = active.value_grads(grad, dec)
         ones = grad.new_ones(grad.shape[0], 1)
         grads = {
             "enc": active.latent_sums(value_grads, z),
-            "dec": active.latent_sums(chosen.values, grad),
+            "dec": active.latent_sums(values, grad),
             "b_enc": active.latent_sums(value_grads, ones).flatten(),
             "b_dec": grad.sum(0),
         }
         loss, extra = squared / unit, {}
         if chosen.at_edge is not None:
-            extra["at_edge"] = chosen.at_edge
+            extra["at_edge"] = mesh.sum_all(chosen.at_edge) / mesh.data
         if dead is not None and self.alpha > 0:
             extra["aux_loss"] = revive(
-                z, error, dead, self.params, grads, k_aux=self.k_aux, alpha=self.alpha
-            )
+                z, error, dead, self.params, grads,
+                k_aux=self.k_aux, alpha=self.alpha, mesh=mesh,
+            )  # fmt: skip
             loss = loss + self.alpha * extra["aux_loss"]
         remove_radial(grads["dec"], dec)
-        fires = chosen.values > 0
+        fires = mesh.sum_all((values > 0).sum())
         return Outcome(
             grads, loss, squared, variance,
-            l0=fires.sum() / max(1, fires.shape[0]), fired=active.fired(), extra=extra,
+            l0=fires / max(1, z.shape[0] * mesh.data), fired=active.fired(), extra=extra,
         )  # fmt: skip
 
     def averaged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:

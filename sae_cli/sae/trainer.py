@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from sae_cli.sae.fold import fold
 from sae_cli.sae.form import Moment, Outcome
 from sae_cli.sae.forms import make_form
 from sae_cli.sae.later import Later
+from sae_cli.sae.mesh import SINGLE, Mesh, is_split
 from sae_cli.sae.optimizer import Adam
 from sae_cli.sae.schedule import learning_rate
 from sae_cli.sae.subspace import into_active_subspace
@@ -36,7 +38,9 @@ class Trainer:
 
     `mean [d_in]` and `scale` say what the SAE sees, z = (x - mean) * scale; `fold.scaling` makes
     them from a site's statistics. `spec.width` must be set. Weights are float32 whatever the
-    activations are.
+    activations are. With a `mesh` of several processes each has a trainer that keeps its own part
+    of the weights; all are given the same batches and called in the same order, and what ends one
+    ends all.
     """
 
     def __init__(
@@ -47,18 +51,21 @@ class Trainer:
         scale: float,
         device: torch.device | str,
         total_steps: int,
+        mesh: Mesh = SINGLE,
     ) -> None:
         assert spec.width is not None and mean.shape == (d_in,) and total_steps >= 1
         self.spec, self.d_in, self.total = spec, d_in, total_steps
         self.device = torch.device(device)
         self.mean, self.scale = mean.double().cpu(), float(scale)
         self._offset = mean.to(device=self.device, dtype=torch.float32)
-        self.form = make_form(spec, d_in, self.device)
+        self.mesh = mesh
+        self.form = make_form(spec, d_in, self.device, mesh)
         self.dead_after = spec.dead_after or max(1, min(10_000_000, spec.num_tokens // 20))
-        self.since_fired = torch.zeros(spec.width, dtype=torch.int64, device=self.device)
+        own = spec.width // mesh.latent
+        self.since_fired = torch.zeros(own, dtype=torch.int64, device=self.device)
         self.steps, self.tokens = 0, 0
         self._adam = Adam(
-            self.form.params, spec.beta1, spec.beta2, getattr(torch, spec.moments_dtype)
+            self.form.params, spec.beta1, spec.beta2, getattr(torch, spec.moments_dtype), mesh
         )
         self._average = (
             None if spec.ema_decay is None else Average(self.form.params, spec.ema_decay)
@@ -99,8 +106,8 @@ class Trainer:
                 into_active_subspace(self.form.params, z)
             self.form.begin(z)
         moment = Moment(self.steps, self.total)
-        outcome = self.form.gradients(z, moment, self._dead())
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([*outcome.grads.values()])))
+        outcome = self.form.gradients(self.mesh.rows(z), moment, self._dead())
+        norm = self._norm(outcome.grads)
         broken = self._check(outcome.loss, norm)
         self._rate = learning_rate(self.spec, self.d_in, self.steps, self.total)
         rates = {n: self._rate * self.form.lr_scales.get(n, 1.0) for n in outcome.grads}
@@ -108,7 +115,8 @@ class Trainer:
         self.form.settle(outcome, moment)
         if self._average is not None:
             self._average.update(self.form.params, self.steps)
-        self.since_fired.add_(z.shape[0]).masked_fill_(outcome.fired, 0)
+        fired = self.mesh.any_data(outcome.fired)
+        self.since_fired.add_(z.shape[0]).masked_fill_(fired, 0)
         self.steps += 1
         self.tokens += z.shape[0]
         self._count_silent()
@@ -124,6 +132,7 @@ class Trainer:
         if not self._last:
             return {}
         dead = (self.since_fired >= self.dead_after).float().mean()
+        dead = self.mesh.sum_latent(dead) / self.mesh.latent
         values = {**self._last, "dead_fraction": dead}
         return {n: float(v) for n, v in values.items()} | {"lr": self._rate}
 
@@ -148,19 +157,30 @@ class Trainer:
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that the next step depends on: flat named tensors, and plain JSON values.
 
-        The tensors are those in use, so write them out before the next step. Raises TrainingError
-        as `verify` does.
+        The tensors are those in use, so write them out before the next step. Of a mesh, whole
+        tensors come to the process that leads and none to the others. Raises TrainingError as
+        `verify` does.
         """
         self.verify()
-        tensors = self._tensors()
+        whole = {n: self.mesh.whole(n, t.detach()) for n, t in self._tensors().items()}
         scalars = {"arch": self.spec_arch, "step": self.steps, "tokens": self.tokens}
-        return {n: t.detach() for n, t in tensors.items()}, scalars
+        return {n: t for n, t in whole.items() if t is not None}, scalars
+
+    def broken(self) -> str | None:
+        """The name of the first weight or moment that is not finite, the same in all processes."""
+        for name, tensor in self._tensors().items():
+            if name.startswith(("param.", "adam.")):
+                bad = not bool(torch.isfinite(tensor).all())
+                if self.mesh.any(bad):
+                    return name
+        return None
 
     @torch.no_grad()
     def load_state_dict(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
         """Go on from a state. Raises StoreError when it belongs to another kind of run."""
         own = self._tensors()
-        kinds, given = _kinds(own), _kinds(tensors)
+        kinds = {n: (t.dtype, self.mesh.whole_shape(n, t)) for n, t in own.items()}
+        given = {n: (t.dtype, tuple(t.shape)) for n, t in tensors.items()}
         step, tokens = scalars.get("step"), scalars.get("tokens")
         if not (isinstance(step, int) and isinstance(tokens, int) and 0 <= step <= self.total):
             raise StoreError(
@@ -175,7 +195,7 @@ class Trainer:
                 hint="delete the stage's work/ folder to train it from the start",
             )
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(self.mesh.own(name, tensors[name]))
         self.steps, self.tokens = step, tokens
         self._fault.fill_(-1.0)
         self._last = {}
@@ -190,12 +210,19 @@ class Trainer:
         with self._finished():
             self.form.calibrate(lambda: (self.prepare(x) for x in batches()))
 
-    def finish(self) -> SAE:
+    def finish(self) -> SAE | None:
         """The SAE as it stands, folded to raw activations: float32, on the CPU. With `ema_decay`
-        its weights are the average. Raises TrainingError as `verify` does."""
+        its weights are the average. Of a mesh, the process that leads gets it and the others None.
+        Raises TrainingError as `verify` does."""
         self.verify()
         with self._finished():
-            return fold(self.form.scaled(), self.mean, self.scale)
+            own = self.form.scaled()
+            named = {field.name: getattr(own, field.name) for field in fields(own)}
+            tensors = {n: t for n, t in named.items() if isinstance(t, Tensor)}
+            whole = {n: self.mesh.whole(n, t) for n, t in tensors.items()}
+            if not self.mesh.leads:
+                return None
+            return fold(replace(own, **whole), self.mean, self.scale)
 
     @contextmanager
     def _finished(self) -> Iterator[None]:
@@ -218,14 +245,31 @@ class Trainer:
 
     def _count_silent(self) -> None:
         known = self.tokens >= self.dead_after
-        self._silent = Later((self.since_fired >= self.dead_after).sum()) if known else None
+        self._silent = None
+        if known:
+            own = (self.since_fired >= self.dead_after).sum()
+            every = own if self.mesh.latent == 1 else self.mesh.sum_latent(own.clone())
+            self._silent = Later(torch.stack([own, every]))
 
     def _dead(self) -> Tensor | None:
-        count = 0 if self._silent is None else int(self._silent.read()[0])
-        if count == 0:
+        """This process's dead latents; None where no process has any."""
+        count, every = (0, 0) if self._silent is None else map(int, self._silent.read())
+        if every == 0:
             return None
         dead = self.since_fired >= self.dead_after
         return torch.nonzero_static(dead, size=count).flatten()
+
+    def _norm(self, grads: dict[str, Tensor]) -> Tensor:
+        """The norm of all gradients, after they are added up over the parts of the batch."""
+        for name, grad in grads.items():
+            grads[name] = self.mesh.sum_data(grad)
+        norms = dict(zip(grads, torch._foreach_norm([*grads.values()]), strict=True))
+        if self.mesh.latent > 1:
+            parts = [norm for name, norm in norms.items() if is_split(name, grads[name])]
+            shared = [norm for name, norm in norms.items() if not is_split(name, grads[name])]
+            squares = self.mesh.sum_latent(torch.stack(parts).square().sum())
+            return (squares + torch.stack(shared).square().sum()).sqrt()
+        return torch.linalg.vector_norm(torch.stack([*norms.values()]))
 
     def _check(self, loss: Tensor, norm: Tensor) -> Tensor | None:
         """Raise at once if loss or gradient norm is not finite; `deferred`, note the first step
@@ -267,6 +311,3 @@ def _shown(outcome: Outcome) -> dict[str, Tensor]:
         **outcome.extra,
     }
 
-
-def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    return {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}

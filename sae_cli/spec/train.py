@@ -18,6 +18,7 @@ from sae_cli.spec.train_base import TrainBase
 class KTrain(TrainBase):
     """A number of active latents, and an auxiliary loss for dead ones (Gao et al. 2024)."""
 
+    spreads: ClassVar[bool] = True
     sparsity: ClassVar[tuple[str, str]] = ("k", "k")
     """How a name tells the sparsity, and the field that holds it."""
     k: PositiveInt = 32
@@ -98,6 +99,7 @@ class L1Train(TrainBase):
 class ReluL1Train(L1Train):
     """ReLU with an L1 penalty weighted by decoder norms (Anthropic, April 2024)."""
 
+    spreads: ClassVar[bool] = True
     arch: Literal["relu_l1"]
     """Architecture."""
 
@@ -146,6 +148,7 @@ class PAnnealTrain(L1Train):
 class JumpReluTrain(TrainBase):
     """JumpReLU trained towards a target L0 (Rajamanoharan et al. 2024; Gemma Scope)."""
 
+    spreads: ClassVar[bool] = True
     sparsity: ClassVar[tuple[str, str]] = ("l0_", "l0")
     arch: Literal["jumprelu"]
     """Architecture."""

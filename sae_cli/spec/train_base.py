@@ -6,7 +6,7 @@ stands in `train`. Fields that came after the first keys carry `Later`, so that 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
@@ -14,8 +14,25 @@ from pydantic_core import PydanticCustomError
 from sae_cli.spec.base import Count, Decay, Execution, Fraction, Frozen, Later, exactly_one
 
 
+class Parallel(Frozen):
+    """How many processes train one SAE together: `data` times `latent` of them."""
+
+    data: PositiveInt = 1
+    """Parts that each batch is cut into."""
+    latent: PositiveInt = 1
+    """Shards that the latents are cut into, each with its encoder, decoder and moments."""
+
+    @property
+    def processes(self) -> int:
+        """How many take part."""
+        return self.data * self.latent
+
+
 class TrainBase(Frozen):
     """What every architecture shares."""
+
+    spreads: ClassVar[bool] = False
+    """Whether `parallel` may ask for more than one process."""
 
     width: PositiveInt | None = None
     """Number of latents (d_sae). Give this or `expansion`."""
@@ -68,6 +85,11 @@ class TrainBase(Frozen):
     """Steps between checkpoints."""
     log_every: Annotated[PositiveInt, Execution()] = 50
     """Steps between lines of metrics.jsonl."""
+    parallel: Annotated[Parallel, Execution()] = Parallel()
+    """Processes that train this SAE together, one a GPU where there are any. The result is that of
+    one process within the rounding of float32, so it is no part of the key; the SAE's record says
+    it. It may change from run to run: a checkpoint holds whole tensors. For topk, batchtopk,
+    matryoshka, jumprelu and relu_l1."""
 
     @property
     def order_seed(self) -> int:
@@ -84,6 +106,30 @@ class TrainBase(Frozen):
                 "width_not_divisible",
                 "width {width} is not a multiple of 8 ({near})",
                 {"width": self.width, "near": near, "field": "width"},
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _it_can_be_cut(self) -> TrainBase:
+        data, latent = self.parallel.data, self.parallel.latent
+        if self.parallel.processes > 1 and not self.spreads:
+            raise PydanticCustomError(
+                "parallel_arch",
+                "this architecture trains in one process; parallel is for topk, batchtopk, "
+                "matryoshka, jumprelu and relu_l1",
+                {"field": "parallel"},
+            )
+        if self.batch_size % data:
+            raise PydanticCustomError(
+                "parallel_data",
+                "batch_size {size} can't be cut into {data} equal parts",
+                {"size": self.batch_size, "data": data, "field": "parallel"},
+            )
+        if self.width is not None and self.width % (8 * latent):
+            raise PydanticCustomError(
+                "parallel_latent",
+                "width {width} can't be cut into {latent} equal shards of a multiple of 8 latents",
+                {"width": self.width, "latent": latent, "field": "parallel"},
             )
         return self
 
