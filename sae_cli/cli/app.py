@@ -11,6 +11,7 @@ import typer
 from sae_cli import __version__
 from sae_cli.cli import gc, inspect, plan, schema, stages, status, verify
 from sae_cli.errors import FAILED, INTERRUPTED, OK, USAGE, Interrupted, SaectlError
+from sae_cli.run.world import together
 from sae_cli.spec.work import Kind
 
 app = typer.Typer(
@@ -62,7 +63,7 @@ def _common(
 
 def main() -> None:
     """Entry point: run the command line and exit with a code of `sae_cli.errors`."""
-    sys.exit(_run(sys.argv[1:]))
+    sys.exit(together(lambda: _run(sys.argv[1:])))
 
 
 def _run(arguments: list[str]) -> int:

@@ -98,6 +98,12 @@ def recorded(workspace: Workspace) -> list[Path]:
     return sorted(workspace.root.glob(f"runs/*/{RECORD}"))
 
 
+def recorded_words(graph: Graph, workspace: Workspace, sets: Sequence[str]) -> tuple[str, ...]:
+    """The words of a command line that name the sweep as `remember` keeps it."""
+    record = workspace.run_dir(graph.sweep.spec.name) / RECORD
+    return (str(record.resolve()), *(word for given in sets for word in ("--set", given)))
+
+
 def remember(graph: Graph, workspace: Workspace) -> str | None:
     """Keep the pinned sweep beside its view, so that it can be named without its file.
 

@@ -13,7 +13,7 @@ from sae_cli.cli import render
 from sae_cli.cli.output import RunOutput, SweepRun, run_line
 from sae_cli.cli.plan import show
 from sae_cli.cli.progress import clock, reporter
-from sae_cli.cli.session import Opened, open_sweeps, remember
+from sae_cli.cli.session import Opened, open_sweeps, recorded_words, remember
 from sae_cli.errors import FAILED, OK, SaectlError
 from sae_cli.plan.choose import Choice, choose
 from sae_cli.plan.graph import Graph, Stage
@@ -43,6 +43,7 @@ class _Wish:
     force_downstream: bool
     keep_going: bool
     yes: bool
+    sets: Sequence[str]
     quiet: bool
     verbose: bool
 
@@ -84,7 +85,7 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
         named = spec is not None or (model is not None and not every)
         wish = _Wish(
             kind, only or (), named, force, force_downstream,
-            keep_going, yes, quiet or json, verbose,
+            keep_going, yes, sets or (), quiet or json, verbose,
         )  # fmt: skip
         if dry_run:
             show(sweeps, workspace, lambda graph: _choice(graph, wish), as_json=json)
@@ -150,6 +151,8 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
                 wish.verbose,
                 room=partial(refusal, graph, workspace),
                 memory=graph.sweep.spec.memory,
+                sweep=recorded_words(graph, workspace, wish.sets),
+                quiet=wish.quiet,
             )
             results = local.run(
                 todo,

@@ -29,8 +29,8 @@ def coalesce(stages: Sequence[Stage]) -> list[Job]:
     """Jobs for `stages`, in order.
 
     The sites of one model and text share their forwards, and so do the evaluations of one site.
-    The trainings of one array share its read, where they share their order: `fitted` then cuts
-    them by memory.
+    The trainings of one array share its read, where they share their order and their `parallel`:
+    `fitted` then cuts them by memory.
     """
     groups: dict[str, list[Stage]] = {}
     for stage in stages:
@@ -45,7 +45,8 @@ def _shared(stage: Stage) -> str:
         parts = {"model": identity(work.model), "cache": identity(work.cache)}
         return canonical({"tokens": stage.deps["tokens"].key, **parts})
     if isinstance(work, TrainWork):
-        order = [work.train.order_seed, work.train.shuffle_tokens]
+        parallel = work.train.parallel
+        order = [work.train.order_seed, work.train.shuffle_tokens, parallel.data, parallel.latent]
         return canonical({"array": stage.deps["cache"].key, "order": order})
     if isinstance(work, EvalWork):
         return canonical({"site": stage.deps["cache"].key, "eval": identity(work.eval)})

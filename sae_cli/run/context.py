@@ -29,3 +29,6 @@ class Context:
     """Why there is no room for what these stages write (a quota), or None."""
     memory: int | None = None
     """Bytes that trainings in one pass may take on their device; None: what is free there."""
+    sweep: tuple[str, ...] = ()
+    """The words of a command line that name this sweep, as the workspace has recorded it."""
+    quiet: bool = False

@@ -12,6 +12,8 @@ from sae_cli.plan.memory import Limits, fitted
 from sae_cli.plan.place import folder, serves
 from sae_cli.run.base import Result, run_job
 from sae_cli.run.context import Context
+from sae_cli.run.torchrun import launch
+from sae_cli.run.world import processes, refuse_unfit, world_size
 from sae_cli.store.records.ledger import is_done
 from sae_cli.store.records.status import Status, state
 
@@ -31,6 +33,7 @@ def run(
     skipped; when it dies, the stage is taken over. After a failure the rest is left, or, with
     `keep_going`, all that does not depend on it is done. Raises Interrupted on a stop.
     """
+    refuse_unfit(stages)
     results: dict[str, Result] = {}
     pending = list(stages)
     told: set[str] = set()
@@ -50,7 +53,7 @@ def run(
                     raise Interrupted(
                         f"interrupted: {len(pending)} stages are left for the next run"
                     )
-                for result in run_job(Job(stages), context):
+                for result in _run(stages, context):
                     if result.ending == "busy":
                         if result.stage.name not in told:
                             told.add(result.stage.name)
@@ -67,6 +70,13 @@ def run(
                 )
             time.sleep(POLL_S)
     return list(results.values())
+
+
+def _run(stages: tuple[Stage, ...], context: Context) -> list[Result]:
+    """One pass, here or in processes of its own."""
+    if processes(stages[0]) > 1 and world_size() is None:
+        return launch(stages, context)
+    return run_job(Job(stages), context)
 
 
 def _passes(ready: Sequence[Stage], context: Context) -> list[tuple[Stage, ...]]:

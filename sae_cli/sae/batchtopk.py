@@ -104,7 +104,8 @@ class BatchTopK(Form):
         remove_radial(grads["dec"], p["dec"])
         return Outcome(
             grads, loss, mesh.sum_data(error.square().sum()), variance,
-            l0=mesh.sum_all(z.new_tensor(active.values.numel())) / rows, fired=active.fired(), extra=extra,
+            l0=mesh.sum_all(z.new_tensor(active.values.numel())) / rows,
+            fired=active.fired(), extra=extra,
         )  # fmt: skip
 
     def _keep(self, z: Tensor) -> tuple[Ragged, Tensor]:

@@ -50,9 +50,7 @@ FORMS: dict[type[TrainBase], Maker] = {
 }
 
 
-def make_form(
-    spec: TrainBase, d_in: int, device: torch.device, mesh: Mesh = SINGLE
-) -> Form:
+def make_form(spec: TrainBase, d_in: int, device: torch.device, mesh: Mesh = SINGLE) -> Form:
     """The form of `spec`, its weights drawn from the spec's seed; in a mesh of several processes
     all of them are drawn, on the CPU, and this process's latents kept.
 

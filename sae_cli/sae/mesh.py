@@ -88,6 +88,10 @@ class Mesh:
         """Whether it is true in some process."""
         return flag
 
+    def same(self, text: str) -> bool:
+        """Whether all processes say the same."""
+        return True
+
     def least(self, number: float) -> float:
         """The smallest that some process has."""
         return number
@@ -112,5 +116,6 @@ class Mesh:
     def lead(self, action: Callable[[], None]) -> None:
         """Do something in the process that leads. An expected error is raised in all of them."""
         action()
+
 
 SINGLE = Mesh()

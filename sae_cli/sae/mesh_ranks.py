@@ -50,6 +50,9 @@ class Ranks(Mesh):
         dist.all_reduce(seen, dist.ReduceOp.MAX)
         return bool(seen)
 
+    def same(self, text: str) -> bool:
+        return not self.any(announce(text) != text)
+
     def least(self, number: float) -> float:
         seen = torch.tensor([number], dtype=torch.float64)
         dist.all_reduce(seen, dist.ReduceOp.MIN)
@@ -80,7 +83,7 @@ class Ranks(Mesh):
             cut = DTensor.from_local(
                 own.detach().to(self._device), self._mesh["latent"], [Shard(0)], run_check=False
             )
-            own = cut.full_tensor()  # type: ignore[no-untyped-call]
+            own = cut.full_tensor()
         return own.detach().cpu() if self.leads else None
 
     def lead(self, action: Callable[[], None]) -> None:

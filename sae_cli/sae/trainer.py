@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from sae_cli.errors import StoreError, TrainingError
 from sae_cli.sae.average import Average
 from sae_cli.sae.base import SAE
 from sae_cli.sae.fold import fold
-from sae_cli.sae.form import Moment, Outcome
+from sae_cli.sae.form import Moment, Outcome, Scaled
 from sae_cli.sae.forms import make_form
 from sae_cli.sae.later import Later
 from sae_cli.sae.mesh import SINGLE, Mesh, is_split
@@ -216,13 +216,14 @@ class Trainer:
         Raises TrainingError as `verify` does."""
         self.verify()
         with self._finished():
-            own = self.form.scaled()
-            named = {field.name: getattr(own, field.name) for field in fields(own)}
-            tensors = {n: t for n, t in named.items() if isinstance(t, Tensor)}
-            whole = {n: self.mesh.whole(n, t) for n, t in tensors.items()}
+            form = self.form.scaled()
+            named: dict[str, Any] = {each.name: getattr(form, each.name) for each in fields(form)}
+            for name, value in named.items():
+                if isinstance(value, Tensor):
+                    named[name] = self.mesh.whole(name, value)
             if not self.mesh.leads:
                 return None
-            return fold(replace(own, **whole), self.mean, self.scale)
+            return fold(Scaled(**named), self.mean, self.scale)
 
     @contextmanager
     def _finished(self) -> Iterator[None]:
@@ -268,7 +269,8 @@ class Trainer:
             parts = [norm for name, norm in norms.items() if is_split(name, grads[name])]
             shared = [norm for name, norm in norms.items() if not is_split(name, grads[name])]
             squares = self.mesh.sum_latent(torch.stack(parts).square().sum())
-            return (squares + torch.stack(shared).square().sum()).sqrt()
+            both: Tensor = squares + torch.stack(shared).square().sum()
+            return both.sqrt()
         return torch.linalg.vector_norm(torch.stack([*norms.values()]))
 
     def _check(self, loss: Tensor, norm: Tensor) -> Tensor | None:
@@ -310,4 +312,3 @@ def _shown(outcome: Outcome) -> dict[str, Tensor]:
         "l0": outcome.l0,
         **outcome.extra,
     }
-

@@ -16,6 +16,7 @@ import torch
 
 from sae_cli.errors import StoreError, TrainingError
 from sae_cli.sae.base import SAE
+from sae_cli.sae.mesh import SINGLE, Mesh
 from sae_cli.stages.grid_feed import Feed
 from sae_cli.stages.grid_member import Member
 from sae_cli.stages.grid_order import Course
@@ -42,8 +43,11 @@ class Grid:
         *,
         order: tuple[int, int],
         finish: Callable[[Member, SAE], None],
+        mesh: Mesh = SINGLE,
     ) -> None:
-        """`order` is the seed of the order and the tokens of its pools."""
+        """`order` is the seed of the order and the tokens of its pools. Every process of `mesh` has
+        a grid of the same tasks, and only the one that leads calls `finish`."""
+        self._mesh = mesh
         self._reader, self._device = reader, device
         self._seed, self._pool = order
         self._finish = finish
@@ -55,9 +59,15 @@ class Grid:
         self._live: list[Member] = []
         for task in tasks:
             try:
-                self._live.append(Member(task, stats, course, device))
+                self._live.append(Member(task, stats, course, device, mesh))
             except (TrainingError, StoreError) as error:  # no such SAE, or another run's state
                 task.fail(error)
+        begun = [f"{member.task.key} at step {member.trainer.steps}" for member in self._live]
+        if not mesh.same(" ".join(begun)):
+            raise StoreError(
+                "the processes of this training found different checkpoints",
+                hint="all of them must see one workspace, on a disk that they share",
+            )
         self._made = sum(member.trainer.steps for member in self._live)
 
     def run(self) -> None:
@@ -87,10 +97,9 @@ class Grid:
         """One step of the member that is furthest behind, or its end."""
         try:
             if member.done:
-                sae = member.finish()
-                self._live.remove(member)
-                member.close()
-                self._finish(member, sae)
+                member.finish(lambda sae: self._ended(member, sae))
+                if member in self._live:
+                    self._live.remove(member)
                 return
             feed.forget(member.low)
             member.step()
@@ -100,8 +109,13 @@ class Grid:
         self._made += 1
         self._report.at(self._made, self._shown(member))
         member.task.progress(member.trainer.steps, member.steps)
-        if member.task.stop():
+        if self._mesh.any(member.task.stop()):
             self._stop()
+
+    def _ended(self, member: Member, sae: SAE) -> None:
+        self._live.remove(member)
+        member.close()
+        self._finish(member, sae)
 
     def _lose(self, member: Member, error: TrainingError) -> None:
         """Go on without a member that met numbers that are not finite."""
@@ -124,7 +138,7 @@ class Grid:
         if going:
             least = min(going, key=lambda member: member.trainer.steps)
             others = f" (of {len(self._live)} SAEs the least)" if len(self._live) > 1 else ""
-            least.task.leave(f"step {least.trainer.steps:,} of {least.steps:,}{others}")
+            raise least.task.left(f"step {least.trainer.steps:,} of {least.steps:,}{others}")
 
     def _shown(self, member: Member) -> dict[str, float]:
         """The numbers of a single SAE; of several, how far they lie apart."""

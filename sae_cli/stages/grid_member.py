@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from sae_cli.errors import TrainingError
 from sae_cli.sae.base import SAE
 from sae_cli.sae.fold import scaling
+from sae_cli.sae.mesh import SINGLE, Mesh
 from sae_cli.sae.trainer import Trainer
 from sae_cli.spec.work import TrainWork
 from sae_cli.stages.curve import Curve
@@ -40,7 +41,14 @@ class Member:
     Raises TrainingError or StoreError when it can't be begun.
     """
 
-    def __init__(self, task: Task, stats: Moments, course: Course, device: torch.device) -> None:
+    def __init__(
+        self,
+        task: Task,
+        stats: Moments,
+        course: Course,
+        device: torch.device,
+        mesh: Mesh = SINGLE,
+    ) -> None:
         assert isinstance(task.work, TrainWork)
         self.task, self._work, self.spec = task, task.work, task.work.train
         self._course = course
@@ -50,7 +58,7 @@ class Member:
         mean, scale = scaling(
             stats.mean, mean_square, center=self.spec.center, normalize=self.spec.normalize
         )
-        self.trainer = Trainer(self.spec, len(stats.mean), mean, scale, device, self.steps)
+        self.trainer = Trainer(self.spec, len(stats.mean), mean, scale, device, self.steps, mesh)
         state = read_state(self._path)
         if state is not None:
             self.trainer.load_state_dict(*state)
@@ -64,8 +72,11 @@ class Member:
         self._fault: int | None = None
 
     def begin(self, feed: Feed) -> None:
-        """Open what it writes to while it trains."""
+        """Open what it writes to while it trains, if it is the one that writes."""
         self._feed = feed
+        self._told = (feed.waited, time.perf_counter())
+        if not self.trainer.mesh.leads:
+            return
         self._curve = self._open.enter_context(
             Curve(StageDir(self.task.out).metrics, self.trainer.steps)
         )
@@ -75,7 +86,6 @@ class Member:
                 self.task.out,
             )
         )  # fmt: skip
-        self._told = (feed.waited, time.perf_counter())
 
     @property
     def done(self) -> bool:
@@ -120,21 +130,29 @@ class Member:
     def save(self) -> None:
         """A checkpoint. Raises TrainingError, and keeps the old one, when a number in it is not
         finite."""
+        self.trainer.verify()
+        broken = self.trainer.broken()
+        if broken is not None:
+            raise self._not_finite(broken)
         tensors, scalars = self.trainer.state_dict()
-        for name, tensor in tensors.items():
-            if name.startswith(("param.", "adam.")):
-                self._check(name, tensor)
-        write_state(self._path, tensors, scalars)
+        self.trainer.mesh.lead(lambda: write_state(self._path, tensors, scalars))
 
-    def finish(self) -> SAE:
-        """The finished SAE: calibrated, if its form asks for it."""
+    def finish(self, done: Callable[[SAE], None]) -> None:
+        """Calibrate, if its form asks for it, and hand the finished SAE to `done`, in the process
+        that leads."""
         if self.trainer.calibrates:
             rows = min(CALIBRATION_ROWS, self.spec.batch_size)
             self.trainer.calibrate(lambda: self._course.calibration(rows))
         sae = self.trainer.finish()
-        for name, tensor in sae.tensors().items():
-            self._check(name, tensor)
-        return sae
+
+        def check_and_hand_over() -> None:
+            assert sae is not None
+            for name, tensor in sae.tensors().items():
+                if not bool(torch.isfinite(tensor).all()):
+                    raise self._not_finite(name)
+            done(sae)
+
+        self.trainer.mesh.lead(check_and_hand_over)
 
     def explained(self, error: TrainingError) -> TrainingError:
         """What ended this SAE: the row that is at fault, if one is."""
@@ -167,16 +185,17 @@ class Member:
         share = (waited - self._told[0]) / max(now - self._told[1], 1e-9)
         self._told = waited, now
         self.numbers = self.trainer.log()
+        if not self.trainer.mesh.leads:
+            return
         line = {**self.numbers, "waiting": round(min(1.0, share), 4)}
         self._curve.write(self.trainer.steps, self.trainer.tokens, line)
         self._watch.log(line, self.trainer.steps)
 
-    def _check(self, name: str, tensor: Tensor) -> None:
-        if not bool(torch.isfinite(tensor).all()):
-            raise TrainingError(
-                f"{name} is not finite after step {self.trainer.steps} of {self.steps}",
-                hint="lower train.lr",
-            )
+    def _not_finite(self, name: str) -> TrainingError:
+        return TrainingError(
+            f"{name} is not finite after step {self.trainer.steps} of {self.steps}",
+            hint="lower train.lr",
+        )
 
     @property
     def _path(self) -> Path:

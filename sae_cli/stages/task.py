@@ -88,4 +88,8 @@ class Task:
     def leave(self, where: str) -> None:
         """Raise Interrupted, saying where the stage stands, if a stop was asked for."""
         if self.stop():
-            raise Interrupted(f"interrupted: {self.name} is saved at {where}")
+            raise self.left(where)
+
+    def left(self, where: str) -> Interrupted:
+        """What says where the stage stands after a stop."""
+        return Interrupted(f"interrupted: {self.name} is saved at {where}")

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from sae_cli import __version__
-from sae_cli.lm.device import pick_device
 from sae_cli.lm.names import hook_name
 from sae_cli.sae.base import SAE
 from sae_cli.spec.base import identity
 from sae_cli.spec.stages import ModelSpec
+from sae_cli.spec.train_base import Parallel
 from sae_cli.spec.work import CacheWork, TokensWork, TrainWork
+from sae_cli.stages.crew import assembled
 from sae_cli.stages.grid import Grid
 from sae_cli.stages.grid_member import Member
 from sae_cli.stages.task import Task
@@ -35,21 +36,32 @@ def run(tasks: Sequence[Task]) -> None:
     (source,) = {task.deps["cache"].path for task in tasks}
     reader = ActivationReader(source)
     stats = reader.stats()
-    orders: dict[tuple[int, int], list[Task]] = {}
+    orders: dict[tuple[int, int, Parallel], list[Task]] = {}
     for task in tasks:
         assert isinstance(task.work, TrainWork)
         spec = task.work.train
-        orders.setdefault((spec.order_seed, spec.shuffle_tokens), []).append(task)
+        order = (spec.order_seed, spec.shuffle_tokens, spec.parallel)
+        orders.setdefault(order, []).append(task)
 
     def finish(member: Member, sae: SAE) -> None:
         task = member.task
         cfg = describe(task, sae, int(reader.attrs["context"]), str(reader.attrs["module"]))
         save_sae(task.out, sae.tensors(), cfg)
-        task.finish([WEIGHTS, CFG], {"steps": member.steps, "tokens": member.trainer.tokens})
+        summary = {"steps": member.steps, "tokens": member.trainer.tokens}
+        task.finish([WEIGHTS, CFG], summary | spread(task))
 
-    for order, group in orders.items():
-        device = pick_device(group[0].device)
-        Grid(group, reader, stats, device, order=order, finish=finish).run()
+    for (seed, pool, parallel), group in orders.items():
+        with assembled(group, parallel) as (device, mesh):
+            Grid(group, reader, stats, device, order=(seed, pool), finish=finish, mesh=mesh).run()
+
+
+def spread(task: Task) -> dict[str, Any]:
+    """What a record says of several processes: no part of any key. Nothing of a single one."""
+    assert isinstance(task.work, TrainWork)
+    parallel = task.work.train.parallel
+    if parallel.processes == 1:
+        return {}
+    return {"parallel": {**parallel.model_dump(), "processes": parallel.processes}}
 
 
 def describe(task: Task, sae: SAE, context: int, module: str) -> dict[str, Any]:
@@ -75,6 +87,7 @@ def describe(task: Task, sae: SAE, context: int, module: str) -> dict[str, Any]:
             "cache": identity(cache.cache),
             "mask": identity(cache.mask),
             "train": identity(work.train),
+            **spread(task),
         },
     )
 
