@@ -7,7 +7,10 @@ anew; read the difference before you commit it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -135,6 +138,27 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
         assert text == file.read_text(encoding="utf-8")
 
     return same
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[Callable[..., list[Any]]]:
+    """`processes(data, latent, folder, job, **order)`: what each rank of a mesh made of a job of
+    `parallel_driver`, rank 0's first."""
+    driver = Path(__file__).with_name("parallel_driver.py")
+    with subprocess.Popen(
+        [sys.executable, str(driver)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        pipe, back = process.stdin, process.stdout
+        assert pipe is not None and back is not None
+
+        def give(data: int, latent: int, folder: Path, job: str, **order: Any) -> list[Any]:
+            mesh = {"data": data, "latent": latent, "folder": str(folder), "job": job}
+            print(json.dumps({**mesh, **order}), file=pipe, flush=True)
+            answers: list[Any] = json.loads(back.readline())
+            return answers
+
+        yield give
+        pipe.close()
 
 
 @pytest.fixture

@@ -269,9 +269,9 @@ class Trainer:
             parts = [norm for name, norm in norms.items() if is_split(name, grads[name])]
             shared = [norm for name, norm in norms.items() if not is_split(name, grads[name])]
             squares = self.mesh.sum_latent(torch.stack(parts).square().sum())
-            both: Tensor = squares + torch.stack(shared).square().sum()
-            return both.sqrt()
-        return torch.linalg.vector_norm(torch.stack([*norms.values()]))
+            return torch.sqrt(squares + torch.stack(shared).square().sum())
+        norm: Tensor = torch.linalg.vector_norm(torch.stack([*norms.values()]))
+        return norm
 
     def _check(self, loss: Tensor, norm: Tensor) -> Tensor | None:
         """Raise at once if loss or gradient norm is not finite; `deferred`, note the first step
