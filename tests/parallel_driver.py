@@ -31,7 +31,7 @@ from sae_cli.sae.trainer import Trainer
 from sae_cli.spec.train import ARCHITECTURES
 from sae_cli.stages import crew, train
 
-D, ROWS, STEPS = 16, 64, 12
+D, ROWS, STEPS = 16, 64, 8
 
 
 def batch(step: int) -> torch.Tensor:
@@ -117,7 +117,7 @@ def stage(order: dict[str, Any], mesh: Mesh) -> Any:
     what rank 0 says of its tasks."""
     place = Bench(Path(order["folder"]))
     if dist.is_initialized() and dist.get_rank():
-        return [crew.follow(lambda: False), None]
+        return [crew.follow(train.run, lambda: False), None]
     asked = iter([False] * order.get("steps", 10**6))
     tasks = {
         name: place.task(name, stop=lambda: next(asked, True), **spec)
@@ -126,7 +126,7 @@ def stage(order: dict[str, Any], mesh: Mesh) -> Any:
     error = ""
     try:
         train.run(list(tasks.values()))
-    except SaectlError as e:
+    except (SaectlError, OSError) as e:
         error = str(e)
     code = 1 if place.failed or error else 0
     crew.dismiss(code)

@@ -1,7 +1,9 @@
 """How much memory a training takes, before it is begun: what a grid is cut by, if it must be.
 
 SAEs that train in one pass each keep their weights and moments, and share the rest: their steps
-come one after another, so the largest step counts once, and so do the pools of rows. Numbers are
+come one after another, so the largest step counts once, and so do the pools of rows. Where several
+processes train together, numbers are those of the one that leads: its shard of the latents, its
+part of a batch, and, at the end, the whole SAE. Numbers are
 those of tensors that are alive at once, an upper bound: between 1 and 1.5 times what is measured
 (`tests/plan/test_memory.py`, on grids in which SAEs outweigh what is fixed). Libraries and the
 allocator's rest come on top; whoever compares with a machine leaves room for them.
@@ -130,28 +132,37 @@ def fitted(stages: Sequence[Stage], limits: Limits) -> list[tuple[Stage, ...]]:
     return [tuple(one) for one in passes]
 
 
+def _own(spec: Train) -> tuple[int, int]:
+    """Rows of a batch and latents that one process works on."""
+    assert spec.width is not None
+    return spec.batch_size // spec.parallel.data, spec.width // spec.parallel.latent
+
+
 def _parameters(spec: Train, d: int) -> int:
     """Numbers that are trained, at most: two vectors of `width` more than weights and biases."""
-    assert spec.width is not None
+    _, width = _own(spec)
     matrices = 1 if spec.arch == "tied" else 2
-    return matrices * d * spec.width + 3 * spec.width + d
+    return matrices * d * width + 3 * width + d
 
 
 def _kept(spec: Train, d: int) -> int:
-    assert spec.width is not None
+    _, width = _own(spec)
     moments = 2 * (4 if spec.moments_dtype == "float32" else 2)
     average = 0 if spec.ema_decay is None else 4
-    return _parameters(spec, d) * (4 + moments + average) + 16 * spec.width
+    return _parameters(spec, d) * (4 + moments + average) + 16 * width
 
 
 def _step(spec: Train, d: int) -> int:
-    assert spec.width is not None
+    rows, width = _own(spec)
     dense = DENSE.get(spec.arch, max(DENSE.values()))
     numbers = _parameters(spec, d)  # gradients
-    numbers += int(spec.batch_size * (dense * spec.width + THIN * d))
-    numbers += ENTRY * spec.batch_size * getattr(spec, "k", 0)
+    numbers += int(rows * (dense * width + THIN * d))
+    active = getattr(spec, "k", 0)
+    numbers += ENTRY * rows * active
+    if spec.parallel.latent > 1:  # what every shard names for the cut of a row or a batch
+        numbers += 4 * rows * active * spec.parallel.latent
     if "auxk_alpha" in type(spec).model_fields:
-        numbers += REVIVED * d * spec.width
+        numbers += REVIVED * d * width
     return 4 * numbers + FIXED
 
 

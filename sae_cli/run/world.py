@@ -34,7 +34,8 @@ def together(command: Callable[[], int]) -> int:
         crew.dismiss(code)
         return code
     with stop_requests(lambda text: None) as stop:
-        return int(crew.follow(stop))
+        train = importlib.import_module("sae_cli.stages.train")
+        return int(crew.follow(train.run, stop))
 
 
 def processes(stage: Stage) -> int:

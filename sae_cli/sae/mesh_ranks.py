@@ -87,13 +87,15 @@ class Ranks(Mesh):
         return own.detach().cpu() if self.leads else None
 
     def lead(self, action: Callable[[], None]) -> None:
-        text, raised = "", None
+        text = ""
+        raised: SaectlError | OSError | None = None
         if self.leads:
             try:
                 action()
-            except SaectlError as error:
+            except (SaectlError, OSError) as error:
                 raised = error
-                text = json.dumps([type(error).__name__, error.what, error.hint])
+                what, hint = getattr(error, "what", str(error)), getattr(error, "hint", None)
+                text = json.dumps([type(error).__name__, what, hint])
         text = announce(text)
         if raised is not None:
             raise raised

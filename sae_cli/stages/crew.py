@@ -48,17 +48,15 @@ def dismiss(code: int) -> None:
         dist.destroy_process_group()
 
 
-def follow(stop: Callable[[], bool]) -> int:
-    """Another rank: train what rank 0 names until it ends; its exit code."""
-    from sae_cli.stages import train
-
+def follow(train: Callable[[Sequence[Task]], None], stop: Callable[[], bool]) -> int:
+    """Another rank: `train` what rank 0 names until it ends; its exit code."""
     while True:
         order = json.loads(announce(""))
         if "end" in order:
             dist.destroy_process_group()
             return int(order["end"])
         try:
-            train.run([_task(each, stop) for each in order["tasks"]])
+            train([_task(each, stop) for each in order["tasks"]])
         except Interrupted:
             continue
         except Exception as error:  # noqa: BLE001  rank 0 has met it, or must not wait for us

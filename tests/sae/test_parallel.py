@@ -62,7 +62,7 @@ def test_the_curve_and_the_weights_are_those_of_one_process(
     assert all(rank == ranks[0] for rank in ranks), "every rank sees the same numbers"
     for name, steps in wanted.items():
         narrow = "moments_dtype" in SPECS[name]
-        assert len(ranks[0][name]) == len(steps) == 12
+        assert len(ranks[0][name]) == len(steps) == 8
         for found, numbers in zip(ranks[0][name], steps, strict=True):
             assert found.keys() == numbers.keys(), name
             for what in numbers.keys() - {"at_edge", "sparse"}:
@@ -79,7 +79,7 @@ def test_dead_latents_are_revived_in_these_tests(alone: tuple[Path, Any]) -> Non
 
 
 @each_mesh
-@pytest.mark.parametrize("guess", [0.0, 2.0, 100.0])
+@pytest.mark.parametrize("guess", [0.0, 100.0])
 def test_equal_values_go_to_the_same_latents(
     mesh: tuple[int, int], guess: float, tmp_path: Path, processes: Processes
 ) -> None:
@@ -94,9 +94,7 @@ def test_equal_values_go_to_the_same_latents(
     assert sum(value == cut for _, _, value in batch) > 1 and len(set(by_row)) < len(by_row)
 
 
-@pytest.mark.parametrize(
-    ("first", "then"), [((2, 2), (1, 1)), ((1, 1), (2, 2)), ((2, 2), (1, 4)), ((1, 2), (2, 1))]
-)
+@pytest.mark.parametrize(("first", "then"), [((2, 2), (1, 1)), ((1, 1), (2, 2)), ((1, 2), (2, 1))])
 def test_a_checkpoint_goes_on_in_another_mesh(
     first: tuple[int, int],
     then: tuple[int, int],
@@ -106,10 +104,10 @@ def test_a_checkpoint_goes_on_in_another_mesh(
 ) -> None:
     folder, wanted = alone
     specs = {name: SPECS[name] for name in ("topk", "batchtopk", "jumprelu")}
-    processes(*first, tmp_path, "curve", specs=specs, stop=6)
-    found = processes(*then, tmp_path, "curve", specs=specs, start=6)[0]
+    processes(*first, tmp_path, "curve", specs=specs, stop=4)
+    found = processes(*then, tmp_path, "curve", specs=specs, start=4)[0]
     for name in specs:
-        for now, numbers in zip(found[name], wanted[name][6:], strict=True):
+        for now, numbers in zip(found[name], wanted[name][4:], strict=True):
             assert math.isclose(now["loss"], numbers["loss"], rel_tol=3e-5), name
         assert_near(tmp_path, folder, name, 2e-3)
 
@@ -120,7 +118,7 @@ def test_a_number_that_is_not_finite_in_one_process_ends_all_alike(
 ) -> None:
     ranks = processes(*mesh, tmp_path, "broken", spec=SPECS["topk"])
     said, steps, part = ranks[0]
-    assert "is nan at step 3 of 12 (topk)" in said and steps == 3 and part == "param.dec"
+    assert "is nan at step 3 of 8 (topk)" in said and steps == 3 and part == "param.dec"
     assert all(rank == ranks[0] for rank in ranks)
 
 

@@ -54,6 +54,21 @@ def test_the_order_of_data_follows_the_seed_unless_it_has_its_own() -> None:
     assert TopKTrain(width=64, seed=3, data_seed=0).order_seed == 0
 
 
+def test_how_many_processes_train_is_in_no_identity() -> None:
+    wide = TopKTrain.model_validate({"width": 64, "parallel": {"data": 2, "latent": 2}})
+    assert wide.parallel.processes == 4 and identity(wide) == identity(TopKTrain(width=64))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_an_architecture_trains_in_several_processes_or_says_which_do(arch: str) -> None:
+    fields = {"arch": arch, "width": 64, "parallel": {"latent": 2}}
+    if arch in ("topk", "batchtopk", "matryoshka", "jumprelu", "relu_l1"):
+        assert ARCHITECTURES[arch].model_validate(fields).parallel.latent == 2
+        return
+    with pytest.raises(ValidationError, match="parallel is for topk, batchtopk, matryoshka"):
+        ARCHITECTURES[arch].model_validate(fields)
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_architecture_says_how_sparse_it_is(arch: str) -> None:
     label, field = ARCHITECTURES[arch].sparsity
