@@ -27,6 +27,12 @@ class Ragged:
         self._latent_ends = ends_of(self._sorted, d_sae)
         self._sources = rows[self._order]
 
+    @classmethod
+    def of(cls, values: Tensor, indices: Tensor, d_sae: int) -> Ragged:
+        """The entries of `values`, `indices [B, k]` that are above zero."""
+        on = values > 0
+        return cls(on.nonzero()[:, 0], indices[on], values[on], values.shape[0], d_sae)
+
     def within(self, low: int, high: int) -> Ragged:
         """The entries of latents low to high - 1, counted from `low`."""
         here = (self.latents >= low) & (self.latents < high)

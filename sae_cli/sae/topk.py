@@ -27,6 +27,7 @@ from sae_cli.sae.form import (
     renormalise,
     unit_rows,
 )
+from sae_cli.sae.ragged import Ragged
 from sae_cli.sae.selection import encode_top_k
 from sae_cli.sae.shard_cut import keep_largest
 from sae_cli.sae.sparse import Active
@@ -65,7 +66,8 @@ class TopK(Form):
         k = min(self.k, width)
         chosen = encode_top_k(z, enc, b_enc, k, bfloat16=self.bfloat16, margin=self.margin)
         values = keep_largest(chosen.values, chosen.indices, self.k, width, mesh)
-        active = Active(values, chosen.indices, width)
+        kind = Active if mesh.latent == 1 else Ragged.of  # most of a shard's are not kept
+        active = kind(values, chosen.indices, width)
         error = mesh.sum_latent(active.decode(dec)).add_(b_dec).sub_(z)
         variance, squared = batch_variance(z, mesh), mesh.sum_data(error.square().sum())
         unit = variance.clamp_min(torch.finfo(z.dtype).tiny)  # no rows, no variance
@@ -74,7 +76,7 @@ class TopK(Form):
         ones = grad.new_ones(grad.shape[0], 1)
         grads = {
             "enc": active.latent_sums(value_grads, z),
-            "dec": active.latent_sums(values, grad),
+            "dec": active.latent_sums(active.values, grad),
             "b_enc": active.latent_sums(value_grads, ones).flatten(),
             "b_dec": grad.sum(0),
         }
@@ -88,7 +90,7 @@ class TopK(Form):
             )  # fmt: skip
             loss = loss + self.alpha * extra["aux_loss"]
         remove_radial(grads["dec"], dec)
-        fires = mesh.sum_all((values > 0).sum())
+        fires = mesh.sum_all((active.values > 0).sum())
         return Outcome(
             grads, loss, squared, variance,
             l0=fires / max(1, z.shape[0] * mesh.data), fired=active.fired(), extra=extra,

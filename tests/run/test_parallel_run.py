@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ matrix:
     - {arch: jumprelu, l0: 8}
     - {arch: topk, k: 8, lr: 1e39}
 """
+BROKEN = re.compile("is (not finite|nan|inf) ")
 TWO = ("--set", "train.parallel={latent: 2}")
 
 
@@ -65,13 +67,13 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 def test_torchruns_processes_do_a_sweep_and_one_saes_failure_is_its_own(command):
     code, said = command.answer
     assert code == 1, said
-    assert said.count("param.") and "is not finite" in said
+    assert BROKEN.search(said), said
     for name in ("topk.w64.k8", "jumprelu.w64.l0_8"):
         done = json.loads((command.folder(name) / "done.json").read_text())
         assert done["summary"]["parallel"] == {"data": 1, "latent": 2, "processes": 2}
         assert not (command.folder(name) / "claim").exists()
     ill = command.folder("topk.w64.k8.lr*")
-    assert "is not finite after step" in json.loads((ill / "failed.json").read_text())["cause"]
+    assert BROKEN.search(json.loads((ill / "failed.json").read_text())["cause"])
     assert not list(ill.glob("work/*.safetensors"))
 
 
