@@ -7,10 +7,13 @@ truth stays on disk, where this process then looks what became of them.
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from sae_cli.errors import Interrupted, StoreError
 from sae_cli.plan.graph import Stage
@@ -20,6 +23,7 @@ from sae_cli.run.context import Context
 from sae_cli.run.world import processes
 from sae_cli.store.atomic import read_json
 from sae_cli.store.layout import StageDir
+from sae_cli.store.records.claim import read_holder
 from sae_cli.store.records.ledger import is_done
 from sae_cli.store.records.status import Status, state
 
@@ -51,7 +55,7 @@ def launch(stages: Sequence[Stage], context: Context) -> list[Result]:
     asked = False
     while child.poll() is None:
         if context.stop() and not asked:
-            child.terminate()
+            _ask(child, folder(context.workspace, stages[0]))
             asked = True
         time.sleep(POLL_S)
     context.force.difference_update(stage.name for stage in stages)
@@ -66,12 +70,23 @@ def command(stages: Sequence[Stage], number: int, context: Context) -> list[str]
     assert context.sweep, "the sweep is recorded before its stages run"
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(number), "-m", "sae_cli", "train", *context.sweep),
+        *("--nproc-per-node", str(number), "-m", "sae_cli.cli.rank", "train", *context.sweep),
         *("--store", str(context.workspace.root), "--keep-going", "--yes"),
         *(word for stage in stages for word in ("--only", stage.key)),
         *(["--force"] if stages[0].name in context.force else []),
         *(["--quiet"] if context.quiet else []),
     ]
+
+
+def _ask(child: subprocess.Popen[bytes], place: StageDir) -> None:
+    """Ask rank 0, who holds the claims, to save and leave, and the others with it; before there is
+    one, torchrun to end them."""
+    holder = read_holder(place.claim)
+    if holder is not None and holder.host == socket.gethostname():
+        with suppress(ProcessLookupError):
+            os.kill(holder.pid, signal.SIGTERM)
+    else:
+        child.terminate()
 
 
 def _result(stage: Stage, place: StageDir, seconds: float) -> Result:
