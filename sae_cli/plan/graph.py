@@ -13,7 +13,7 @@ from sae_cli.spec.cell import Cell
 from sae_cli.spec.load import Sweep
 from sae_cli.spec.presets import ModelFacts
 from sae_cli.spec.problems import closest
-from sae_cli.spec.stages import MaskSpec, ModelSpec
+from sae_cli.spec.stages import MaskSpec, ModelSpec, Site
 from sae_cli.spec.train import Train
 from sae_cli.spec.work import (
     KINDS,
@@ -124,26 +124,27 @@ def build(sweep: Sweep) -> Graph:
         packed = spec.data.model_copy(update={"mask": MaskSpec(first_positions=first)})
         return stage("tokens", name, TokensWork(model=reader, data=packed), {}, facts)
 
+    def capture(cell: Cell, site: Site, text: Stage) -> Stage:
+        model = sweep.models[cell.model]
+        work = CacheWork(
+            model=model, layer=cell.layer, site=site, cache=spec.cache, mask=spec.data.mask
+        )
+        name = f"{model_slug(model)}.L{cell.layer}.{site}"
+        return stage("cache", name, work, {"tokens": text}, sweep.facts[cell.model])
+
     first = spec.data.mask.first_positions  # all of the mask that packing knows
     evals: dict[str, Stage] = {}
     for cell in sweep.cells:
         model, facts = sweep.models[cell.model], sweep.facts[cell.model]
         text = tokens(model, facts)
-        place = f"{model_slug(model)}.L{cell.layer}.{cell.site}"
-        capture = CacheWork(
-            model=model, layer=cell.layer, site=cell.site, cache=spec.cache, mask=spec.data.mask
-        )
-        cache = stage("cache", place, capture, {"tokens": text}, facts)
-        name = f"{place}.{train_slug(cell.train)}"
+        cache = capture(cell, cell.site, text)
+        inputs = {"cache": cache, "tokens": text}
+        if cell.out_site is not None:
+            inputs["target"] = capture(cell, cell.out_site, text)
+        name = f"{cache.slug}.{train_slug(cell.train)}"
         work = TrainWork(train=cell.train, wandb=spec.wandb)
-        train = stage("train", name, work, {"cache": cache, "tokens": text}, facts)
-        score = stage(
-            "eval",
-            name,
-            EvalWork(eval=spec.eval),
-            {"train": train, "cache": cache, "tokens": text},
-            facts,
-        )
+        train = stage("train", name, work, inputs, facts)
+        score = stage("eval", name, EvalWork(eval=spec.eval), {"train": train, **inputs}, facts)
         evals[score.key] = score
         graph.cells.append((cell, train))
     release_deps: dict[str, Stage] = {}
@@ -175,6 +176,9 @@ def variant(train: Train) -> list[str]:
     label, name = train.sparsity
     sparsity = getattr(train, name)
     parts = [] if sparsity is None else [f"{label}{sparsity:g}"]
+    out_site = getattr(train, "out_site", None)
+    if out_site is not None:
+        parts.insert(0, f"to_{out_site}" + ("_skip" if getattr(train, "skip", False) else ""))
     if train.lr is not None:
         parts.append(f"lr{train.lr:g}".replace("+", ""))
     if train.seed:

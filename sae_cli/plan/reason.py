@@ -128,7 +128,7 @@ def _news(stage: Stage, states: dict[str, State], workspace: Workspace) -> str:
         if old.get("version") != new["version"]:
             return f"{stage.kind} version {old.get('version')} -> {new['version']}"
         had, has = _inputs(old.get("deps", {})), _inputs(new["deps"])
-        kinds = [kind for kind in KINDS if had.get(kind) != has.get(kind)]
+        kinds = [role for role in (*KINDS, "target") if had.get(role) != has.get(role)]
         if kinds:
             return "new input: " + ", ".join(kinds)
     waiting = [d for d in stage.deps.values() if not serves(states[d.name].status, d, stage)]

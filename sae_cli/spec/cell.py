@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sae_cli.spec.presets import ModelFacts
 from sae_cli.spec.problems import Loc, Problem, SpecProblems, from_validation
-from sae_cli.spec.stages import Site
+from sae_cli.spec.stages import FORWARD, Site
 from sae_cli.spec.train import ARCHITECTURES, Train
 
 Facts = Callable[[str, Loc], ModelFacts | None]
@@ -35,6 +35,11 @@ class Cell:
     layer: int
     site: Site
     train: Train
+
+    @property
+    def out_site(self) -> Site | None:
+        """What is predicted, where that is another site than the one that is read."""
+        return getattr(self.train, "out_site", None)
 
 
 @dataclass
@@ -117,6 +122,16 @@ def finish(
             name = str(p.loc[0]) if p.loc else ""
             at = at_width if name in ("width", "expansion") else places.get(name, draft.origin)
             problems.append(Problem(at, p.what, p.suggestion))
+        return None
+    out_site = getattr(train, "out_site", None)
+    if out_site is not None and FORWARD.index(out_site) <= FORWARD.index(site):
+        problems.append(
+            Problem(
+                places.get("out_site", draft.origin),
+                f"out_site {out_site} does not lie behind {site}: a transcoder predicts what comes "
+                f"after its input; a layer goes {', '.join(FORWARD)}",
+            )
+        )
         return None
     k = getattr(train, "k", None)
     if k is not None and k > train.width:

@@ -14,6 +14,10 @@ from pydantic_core import PydanticCustomError
 from sae_cli.spec.base import Count, Execution, Fraction, Frozen, Later, Shape, exactly_one
 
 Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "attn_z", "mlp_in", "mlp_out"]
+FORWARD: tuple[Site, ...] = (
+    "resid_pre", "attn_z", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post",
+)  # fmt: skip
+"""The sites of a layer in the order in which a forward pass meets them."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 StoredDtype = Literal["float32", "bfloat16", "float16", "int8"]
 BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}

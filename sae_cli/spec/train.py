@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from sae_cli.spec.base import Count, Decay, Fraction, Later
+from sae_cli.spec.stages import Site
 from sae_cli.spec.train_base import TrainBase
 
 
@@ -29,7 +30,27 @@ class KTrain(TrainBase):
     """Dead latents used by the auxiliary loss; default: the power of two at or below d_in / 2."""
 
 
-class TopKTrain(KTrain):
+class TranscoderTrain(TrainBase):
+    """What may be trained to predict another site than the one it reads (Dunefsky et al. 2024)."""
+
+    out_site: Annotated[Site | None, Later()] = None
+    """Site of the same layer that is predicted, behind the one that is read; left out, what is read
+    is reconstructed. `mlp_in` to `mlp_out` stands in for an MLP."""
+    skip: Annotated[bool, Later()] = False
+    """Add a linear map of the input to the prediction (Paulo et al. 2025); for out_site alone."""
+
+    @model_validator(mode="after")
+    def _a_skip_goes_somewhere(self) -> TranscoderTrain:
+        if self.skip and self.out_site is None:
+            raise PydanticCustomError(
+                "skip_alone",
+                "skip is for a transcoder: give out_site, or leave skip out",
+                {"field": "skip"},
+            )
+        return self
+
+
+class TopKTrain(KTrain, TranscoderTrain):
     """TopK with an auxiliary loss for dead latents (Gao et al. 2024)."""
 
     arch: Literal["topk"] = "topk"
@@ -41,7 +62,7 @@ class TopKTrain(KTrain):
     """Candidates beyond k that bfloat16 selects; float32 needs none."""
 
 
-class BatchTopKTrain(KTrain):
+class BatchTopKTrain(KTrain, TranscoderTrain):
     """TopK over a whole batch, a threshold afterwards (Bussmann et al. 2024)."""
 
     arch: Literal["batchtopk"]
@@ -145,7 +166,7 @@ class PAnnealTrain(L1Train):
         return self
 
 
-class JumpReluTrain(TrainBase):
+class JumpReluTrain(TranscoderTrain):
     """JumpReLU trained towards a target L0 (Rajamanoharan et al. 2024; Gemma Scope)."""
 
     spreads: ClassVar[bool] = True
