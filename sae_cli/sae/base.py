@@ -31,21 +31,26 @@ class SAE:
     - relu_l1: max(0, .) (Bricken et al. 2023);
     - jumprelu: pre * [pre > threshold], thresholds at or above zero (Rajamanoharan et al. 2024,
       arXiv 2407.14435, section 3).
+
+    A transcoder predicts another site, of dimension d_out, in its raw units; d_out is d_in
+    elsewhere. With a skip, its x_hat has x W_skip^T besides.
     """
 
     arch: Arch
     W_enc: Tensor
     """[d_in, d_sae]"""
     W_dec: Tensor
-    """[d_sae, d_in], rows of unit norm"""
+    """[d_sae, d_out], rows of unit norm"""
     b_enc: Tensor
     """[d_sae]"""
     b_dec: Tensor
-    """[d_in], raw activation units"""
+    """[d_out], raw activation units"""
     threshold: Tensor | None = None
     """[d_sae], jumprelu only, raw activation units"""
     k: int | None = None
     """topk only"""
+    W_skip: Tensor | None = None
+    """[d_out, d_in], transcoders with a skip only"""
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], arch: str, k: int | None = None) -> SAE:
@@ -59,16 +64,19 @@ class SAE:
         wanted = {"W_enc", "W_dec", "b_enc", "b_dec"} | (
             {"threshold"} if arch == "jumprelu" else set()
         )
-        if set(tensors) != wanted:
-            missing, extra = sorted(wanted - set(tensors)), sorted(set(tensors) - wanted)
+        if set(tensors) - {"W_skip"} != wanted:
+            missing, extra = sorted(wanted - set(tensors)), sorted({*tensors} - wanted)
             raise StoreError(f"{arch} SAE: missing tensors {missing}, unexpected tensors {extra}")
         if tensors["W_enc"].dim() != 2:
             raise StoreError(f"W_enc has shape {tuple(tensors['W_enc'].shape)}, not [d_in, d_sae]")
         d_in, d_sae = tensors["W_enc"].shape
+        rows, bias = tuple(tensors["W_dec"].shape), tuple(tensors["b_dec"].shape)
+        d_out = rows[1] if rows == (d_sae, *bias) else d_in  # they agree, or are wrong
         shapes = {
-            "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,), "threshold": (d_sae,),
+            "W_dec": (d_sae, d_out), "b_enc": (d_sae,), "b_dec": (d_out,), "threshold": (d_sae,),
+            "W_skip": (d_out, d_in),
         }  # fmt: skip
-        for name in sorted(wanted - {"W_enc"}):
+        for name in sorted({*tensors} - {"W_enc"}):
             if tuple(tensors[name].shape) != shapes[name]:
                 raise StoreError(
                     f"{name} has shape {tuple(tensors[name].shape)}; W_enc {d_in} x {d_sae} "
@@ -83,11 +91,17 @@ class SAE:
         out = {"W_enc": self.W_enc, "W_dec": self.W_dec, "b_enc": self.b_enc, "b_dec": self.b_dec}
         if self.threshold is not None:
             out["threshold"] = self.threshold
+        if self.W_skip is not None:
+            out["W_skip"] = self.W_skip
         return {name: tensor.contiguous() for name, tensor in out.items()}
 
     @property
     def d_in(self) -> int:
         return self.W_enc.shape[0]
+
+    @property
+    def d_out(self) -> int:
+        return self.W_dec.shape[1]
 
     @property
     def d_sae(self) -> int:
@@ -113,13 +127,17 @@ class SAE:
             f = pre.relu()
         return f.reshape(*x.shape[:-1], self.d_sae)
 
-    def decode(self, f: Tensor) -> Tensor:
-        """Reconstruction `[..., d_in]`, raw activation units, of latents `f [..., d_sae]`."""
-        flat = f.reshape(-1, self.d_sae)
-        return torch.addmm(self.b_dec, flat, self.W_dec).reshape(*f.shape[:-1], self.d_in)
+    def decode(self, f: Tensor, x: Tensor | None = None) -> Tensor:
+        """Reconstruction `[..., d_out]`, raw activation units, of latents `f [..., d_sae]`; a skip
+        needs the activations `x [..., d_in]` that they are of."""
+        flat = torch.addmm(self.b_dec, f.reshape(-1, self.d_sae), self.W_dec)
+        if self.W_skip is not None:
+            assert x is not None, "a skip needs the input"
+            flat.addmm_(x.reshape(-1, self.d_in).to(flat.dtype), self.W_skip.T)
+        return flat.reshape(*f.shape[:-1], self.d_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """decode(encode(x)): `[..., d_in]` to `[..., d_in]`."""
-        return self.decode(self.encode(x))
+        """The reconstruction of `x`: `[..., d_in]` to `[..., d_out]`."""
+        return self.decode(self.encode(x), x)
 
     __call__ = forward

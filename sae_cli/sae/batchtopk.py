@@ -23,7 +23,6 @@ from sae_cli.errors import TrainingError
 from sae_cli.sae.auxk import default_k_aux, revive
 from sae_cli.sae.batch_cut import batch_top_k, products
 from sae_cli.sae.form import (
-    Form,
     Moment,
     Outcome,
     Scaled,
@@ -35,13 +34,14 @@ from sae_cli.sae.form import (
 from sae_cli.sae.nth_largest import nth_largest
 from sae_cli.sae.ragged import Ragged
 from sae_cli.sae.shard_cut import batch_top_k_of_all
+from sae_cli.sae.transcoder import Transcoding
 from sae_cli.spec.train import BatchTopKTrain, MatryoshkaTrain
 
 GUESS = 0.9
 """Share of the last batch's cut above which the next one's is looked for."""
 
 
-class BatchTopK(Form):
+class BatchTopK(Transcoding):
     """BatchTopK in training: unit decoder rows, enc = c dec at the start."""
 
     arch = "jumprelu"
@@ -72,26 +72,32 @@ class BatchTopK(Form):
         }
         self.buffers = {"threshold": torch.zeros((), device=device)}
 
-    def begin(self, z: Tensor) -> None:
+    def begin(self, z: Tensor, target: Tensor | None = None) -> None:
         """Scale the encoder so that the first batch is reconstructed as well as one factor can.
 
         Gao et al. 2024, appendix A.1, likewise match norms. Without it a large token, which takes
         many latents, overshoots: on the embedded model (width 512, k 8, 488 steps) the first loss
         is 3.1 and the last FVU 0.042; with it 0.6 and 0.039.
         """
-        p = self.params
-        z, mesh = self.mesh.rows(z), self.mesh
+        super().begin(z, target)
+        p, mesh = self.params, self.mesh
+        z, wanted = mesh.rows(z), mesh.rows(z if target is None else target)
         x_hat = mesh.sum_latent(self._keep(z)[0].decode(p["dec"]))
-        best = mesh.sum_data((x_hat * z).sum()) / mesh.sum_data(x_hat.square().sum())
+        best = mesh.sum_data((x_hat * wanted).sum()) / mesh.sum_data(x_hat.square().sum())
         p["enc"].mul_(torch.where(best > 0, best, 1.0))
 
-    def gradients(self, z: Tensor, moment: Moment, dead: Tensor | None) -> Outcome:
-        """See `Form.gradients`. Only the encoder's product touches all latents."""
+    def gradients(
+        self, z: Tensor, moment: Moment, dead: Tensor | None, target: Tensor | None = None
+    ) -> Outcome:
+        """See `Transcoding.gradients`. Only the encoder's product touches all latents."""
         p, mesh, rows = self.params, self.mesh, max(1, z.shape[0] * self.mesh.data)
         active, cut = self._keep(z)
-        variance = batch_variance(z, mesh)
+        variance = batch_variance(z if target is None else target, mesh)
         unit = variance.clamp_min(torch.finfo(z.dtype).tiny)  # an empty batch has no variance
-        loss, error, value_grads, grads = self._reconstruct(z, active, unit)
+        goal = self.goal(z, target)
+        loss, error, value_grads, grads = self._reconstruct(goal, active, unit)
+        if "skip" in p:
+            self.add_skip(grads, error * (2.0 / unit), z)
         grads["enc"] = active.latent_sums(value_grads, z)
         ones = z.new_ones(z.shape[0], 1)
         grads["b_enc"] = active.latent_sums(value_grads, ones).flatten()
@@ -120,11 +126,11 @@ class BatchTopK(Form):
         return Ragged(*entries, z.shape[0], p["dec"].shape[0]), kept.cut
 
     def _reconstruct(
-        self, z: Tensor, active: Ragged, variance: Tensor
+        self, goal: Tensor, active: Ragged, variance: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """Loss, error `[B, d_in]`, d(loss)/d(active values), and the decoder's gradients."""
+        """Loss, error `[B, d_out]`, d(loss)/d(active values), and the decoder's gradients."""
         dec = self.params["dec"]
-        error = self.mesh.sum_latent(active.decode(dec)) + self.params["b_dec"] - z
+        error = self.mesh.sum_latent(active.decode(dec)) + self.params["b_dec"] - goal
         grad = error * (2.0 / variance)
         grads = {"dec": active.latent_sums(active.values, grad), "b_dec": grad.sum(0)}
         loss = self.mesh.sum_data(error.square().sum()) / variance
@@ -151,4 +157,7 @@ class BatchTopK(Form):
     def scaled(self) -> Scaled:
         p = self.params
         threshold = self.buffers["threshold"].expand(p["b_enc"].shape).clone()
-        return Scaled(self.arch, p["enc"], p["dec"], p["b_enc"], p["b_dec"], threshold=threshold)
+        return Scaled(
+            self.arch, p["enc"], p["dec"], p["b_enc"], p["b_dec"],
+            threshold=threshold, skip=p.get("skip"),
+        )  # fmt: skip

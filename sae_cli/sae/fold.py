@@ -41,7 +41,13 @@ def scaling(
     return (mean if center else torch.zeros_like(mean)), scale
 
 
-def fold(form: Scaled, mean: Tensor, scale: float, dtype: torch.dtype = torch.float32) -> SAE:
+def fold(
+    form: Scaled,
+    mean: Tensor,
+    scale: float,
+    target: tuple[Tensor, float] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> SAE:
     """The SAE on raw activations that equals `form` on z = (x - mean) * scale.
 
     With n_i = |dec_i| / scale, the norm of a decoder row in raw units:
@@ -50,13 +56,20 @@ def fold(form: Scaled, mean: Tensor, scale: float, dtype: torch.dtype = torch.fl
         b_enc_i = (b_enc_i - enc_i . mean * scale) * n_i
         b_dec   = mean + b_dec / scale          threshold_i = threshold_i * n_i
 
+    What a transcoder predicts has a mean m' and a scale s' of its own, `target`; they take the
+    places of mean and scale in n_i, W_dec and b_dec, and
+
+        W_skip  = skip * scale / s'             b_dec = m' + b_dec / s' - W_skip mean
+
     A latent whose decoder row is zero has no effect; it is stored as one that never fires, with
     an arbitrary unit row. Computed in float64 on the CPU, returned in `dtype`.
     """
     mean, enc, b_enc, b_dec = (
         t.to("cpu", torch.float64) for t in (mean, form.enc, form.b_enc, form.b_dec)
     )
-    dec = form.dec.to("cpu", torch.float64) / scale
+    mean_out, scale_out = (mean, scale) if target is None else target
+    mean_out = mean_out.to("cpu", torch.float64)
+    dec = form.dec.to("cpu", torch.float64) / scale_out
     norms = torch.linalg.vector_norm(dec, dim=1)
     mute = norms == 0
     if form.arch == "topk" and norms[~mute].numel():
@@ -69,8 +82,11 @@ def fold(form: Scaled, mean: Tensor, scale: float, dtype: torch.dtype = torch.fl
         "W_enc": (enc * (scale * norms)[:, None]).T,
         "W_dec": rows,
         "b_enc": (b_enc - scale * (enc @ mean)) * norms,
-        "b_dec": mean + b_dec / scale,
+        "b_dec": mean_out + b_dec / scale_out,
     }
+    if form.skip is not None:
+        tensors["W_skip"] = form.skip.to("cpu", torch.float64) * (scale / scale_out)
+        tensors["b_dec"] = tensors["b_dec"] - tensors["W_skip"] @ mean
     if form.threshold is not None:
         tensors["threshold"] = form.threshold.to("cpu", torch.float64) * norms
     return SAE.from_tensors(

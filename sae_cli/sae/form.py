@@ -69,6 +69,8 @@ class Scaled:
     b_dec: Tensor
     threshold: Tensor | None = None
     k: int | None = None
+    skip: Tensor | None = None
+    """[d_out, d_in], of a transcoder; `dec` and `b_dec` have its d_out then."""
 
 
 class Form(abc.ABC):

@@ -21,6 +21,7 @@ from sae_cli.sae.p_anneal import PAnneal
 from sae_cli.sae.relu_l1 import ReluL1
 from sae_cli.sae.tied import Tied
 from sae_cli.sae.topk import TopK
+from sae_cli.sae.transcoder import Transcoding
 from sae_cli.spec.train import (
     BatchTopKTrain,
     GatedTrain,
@@ -31,6 +32,7 @@ from sae_cli.spec.train import (
     ReluL1Train,
     TiedTrain,
     TopKTrain,
+    TranscoderTrain,
 )
 from sae_cli.spec.train_base import TrainBase
 
@@ -50,9 +52,16 @@ FORMS: dict[type[TrainBase], Maker] = {
 }
 
 
-def make_form(spec: TrainBase, d_in: int, device: torch.device, mesh: Mesh = SINGLE) -> Form:
+def make_form(
+    spec: TrainBase,
+    d_in: int,
+    device: torch.device,
+    mesh: Mesh = SINGLE,
+    d_out: int | None = None,
+) -> Form:
     """The form of `spec`, its weights drawn from the spec's seed; in a mesh of several processes
-    all of them are drawn, on the CPU, and this process's latents kept.
+    all of them are drawn, on the CPU, and this process's latents kept. With `d_out`, a transcoder
+    that predicts so many numbers.
 
     Raises TrainingError when nothing here trains such a spec.
     """
@@ -60,8 +69,11 @@ def make_form(spec: TrainBase, d_in: int, device: torch.device, mesh: Mesh = SIN
     if maker is None:
         raise TrainingError(f"nothing here trains a {type(spec).__name__}")
     generator = torch.Generator().manual_seed(spec.seed)
-    if mesh.processes == 1:
-        return maker(spec, d_in, generator, device)
-    form = maker(spec, d_in, generator, torch.device("cpu"))
-    form.spread(mesh, device)
+    alone = mesh.processes == 1
+    form = maker(spec, d_in, generator, device if alone else torch.device("cpu"))
+    if d_out is not None:
+        assert isinstance(form, Transcoding) and isinstance(spec, TranscoderTrain)
+        form.transcode(d_out, spec.skip, generator)
+    if not alone:
+        form.spread(mesh, device)
     return form

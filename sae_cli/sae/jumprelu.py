@@ -30,7 +30,6 @@ from torch import Tensor
 
 from sae_cli.sae.activity import SPARSE_BELOW, Entries, dense_parts, entries_above
 from sae_cli.sae.form import (
-    Form,
     Moment,
     Outcome,
     Scaled,
@@ -41,6 +40,7 @@ from sae_cli.sae.form import (
 )
 from sae_cli.sae.product import linear
 from sae_cli.sae.ragged import Ragged
+from sae_cli.sae.transcoder import Transcoding
 from sae_cli.spec.train import JumpReluTrain
 
 INTEGRAL_RATE = 0.02
@@ -79,7 +79,7 @@ class _Sums:
         return cls(kept, each.new_zeros(()), each, counts, counts.clone())
 
 
-class JumpReLU(Form):
+class JumpReLU(Transcoding):
     """JumpReLU in training: unit decoder rows, enc = dec at the start."""
 
     arch = "jumprelu"
@@ -102,8 +102,9 @@ class JumpReLU(Form):
         }
         self.buffers = {"multiplier": torch.zeros((), device=device)}
 
-    def begin(self, z: Tensor) -> None:
+    def begin(self, z: Tensor, target: Tensor | None = None) -> None:
         """Choose thresholds so that each latent fires equally often on the first batch."""
+        super().begin(z, target)
         if self.threshold_init is not None:
             return
         width, rows = self.params["dec"].shape[0] * self.mesh.latent, z.shape[0]
@@ -114,17 +115,24 @@ class JumpReLU(Form):
             cut = linear(enc, z).topk(rank, dim=1).values[:, -1] + b_enc
             theta.copy_(cut.clamp_min(0.0))
 
-    def gradients(self, z: Tensor, moment: Moment, dead: Tensor | None) -> Outcome:
-        """See `Form.gradients`. Dead latents get no extra loss."""
+    def gradients(
+        self, z: Tensor, moment: Moment, dead: Tensor | None, target: Tensor | None = None
+    ) -> Outcome:
+        """See `Transcoding.gradients`. Dead latents get no extra loss."""
         theta, half, mesh = self.params["threshold"], self.bandwidth / 2, self.mesh
-        rows, variance = max(1, z.shape[0] * mesh.data), batch_variance(z, mesh)
+        rows = max(1, z.shape[0] * mesh.data)
+        variance = batch_variance(z if target is None else target, mesh)
         entries = mesh.all_or_none(
             entries_above(
                 z, self.params["enc"], self.params["b_enc"], theta - half, self.sparse_below
             )
         )
         unit = 2.0 / variance.clamp_min(torch.finfo(z.dtype).tiny)
-        sums = self._dense(z, unit) if entries is None else self._sparse(z, unit, entries)
+        goal = self.goal(z, target)
+        if entries is None:
+            sums = self._dense(z, goal, unit)
+        else:
+            sums = self._sparse(z, goal, unit, entries)
         squared = mesh.sum_data(sums.squared_error)
         l0 = mesh.sum_all(sums.fires.sum()).to(z.dtype) / rows
         excess = l0 / self.target - 1.0
@@ -146,20 +154,22 @@ class JumpReLU(Form):
             },
         )  # fmt: skip
 
-    def _dense(self, z: Tensor, unit: Tensor) -> _Sums:
+    def _dense(self, z: Tensor, goal: Tensor, unit: Tensor) -> _Sums:
         p, theta, half = self.params, self.params["threshold"], self.bandwidth / 2
         sums = _Sums.zeros(p)
         by_input, b_dec = p["dec"].T.contiguous(), self.mesh.once(p["b_dec"])
-        for rows in dense_parts(z):
+        for rows, wanted in zip(dense_parts(z), dense_parts(goal), strict=True):
             pre = linear(rows, p["enc"], p["b_enc"])
             on = pre > theta
             near = (pre - theta).abs_() < half
             f = pre.mul_(on)
-            error = self.mesh.sum_latent(linear(f, by_input, b_dec)).sub_(rows)
+            error = self.mesh.sum_latent(linear(f, by_input, b_dec)).sub_(wanted)
             sums.squared_error += error.square().sum()
             grad = error.mul_(unit)
             sums.grads["dec"].addmm_(f.T, grad)
             sums.grads["b_dec"] += grad.sum(0)
+            if "skip" in p:
+                sums.grads["skip"].addmm_(grad.T, rows)
             sums.fires += on.sum(0)
             sums.near += near.sum(0)
             f_grad = linear(grad, p["dec"])
@@ -169,7 +179,7 @@ class JumpReLU(Form):
             sums.grads["b_enc"] += pre_grad.sum(0)
         return sums
 
-    def _sparse(self, z: Tensor, unit: Tensor, high: Entries) -> _Sums:
+    def _sparse(self, z: Tensor, goal: Tensor, unit: Tensor, high: Entries) -> _Sums:
         """`high` are the entries above the lower end of the window: all active, all near."""
         dec, b_dec, theta = (self.params[n] for n in ("dec", "b_dec", "threshold"))
         rows, d_sae = z.shape[0], dec.shape[0]
@@ -177,7 +187,7 @@ class JumpReLU(Form):
         fires, near = high.values > cut, (high.values - cut).abs_() < self.bandwidth / 2
         on = high.where(fires)
         active = Ragged(on.rows, on.latents, on.values, rows, d_sae)
-        error = self.mesh.sum_latent(active.decode(dec)).add_(b_dec).sub_(z)
+        error = self.mesh.sum_latent(active.decode(dec)).add_(b_dec).sub_(goal)
         grad = error * unit
         touched = Ragged(high.rows, high.latents, high.values, rows, d_sae)
         f_grad = touched.value_grads(grad, dec)
@@ -188,6 +198,7 @@ class JumpReLU(Form):
             "b_enc": active.latent_sums(pre_grad, ones).flatten(),
             "b_dec": grad.sum(0),
         }
+        self.add_skip(grads, grad, z)
         return _Sums(
             grads,
             error.square().sum(),
@@ -210,5 +221,6 @@ class JumpReLU(Form):
     def scaled(self) -> Scaled:
         p = self.params
         return Scaled(
-            self.arch, p["enc"], p["dec"], p["b_enc"], p["b_dec"], threshold=p["threshold"]
-        )
+            self.arch, p["enc"], p["dec"], p["b_enc"], p["b_dec"],
+            threshold=p["threshold"], skip=p.get("skip"),
+        )  # fmt: skip

@@ -44,17 +44,17 @@ class Matryoshka(BatchTopK):
         self.groups = tuple(itertools.pairwise((0, *ends)))
 
     def _reconstruct(
-        self, z: Tensor, active: Ragged, variance: Tensor
+        self, goal: Tensor, active: Ragged, variance: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         dec = self.params["dec"]
         parts = [active.within(low, high) for low, high in self.groups]
-        errors, error = [], self.params["b_dec"] - z
+        errors, error = [], self.params["b_dec"] - goal
         for part, (low, high) in zip(parts, self.groups, strict=True):
             error = error + self.mesh.sum_latent(part.decode(dec[low:high]))
             errors.append(error)
         weight = 1.0 / (len(parts) * variance)
         value_grads, dec_grad = torch.empty_like(active.values), torch.empty_like(dec)
-        grad = torch.zeros_like(z)
+        grad = torch.zeros_like(goal)
         for part, (low, high), missed in zip(
             reversed(parts), reversed(self.groups), reversed(errors), strict=True
         ):

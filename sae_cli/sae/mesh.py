@@ -14,14 +14,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-REPLICATED = "b_dec"
-"""The one parameter that belongs to no latent."""
+REPLICATED = {"b_dec", "skip"}
+"""The parameters that belong to no latent."""
 _T = TypeVar("_T")
 
 
 def is_split(name: str, tensor: Tensor) -> bool:
     """Whether each shard of latents has its own rows of a tensor of a trainer's state."""
-    return tensor.dim() > 0 and REPLICATED not in name.split(".")
+    return tensor.dim() > 0 and REPLICATED.isdisjoint(name.split("."))
 
 
 class Mesh:

@@ -18,7 +18,6 @@ from torch import Tensor
 from sae_cli.errors import TrainingError
 from sae_cli.sae.auxk import default_k_aux, revive
 from sae_cli.sae.form import (
-    Form,
     Moment,
     Outcome,
     Scaled,
@@ -31,10 +30,11 @@ from sae_cli.sae.ragged import Ragged
 from sae_cli.sae.selection import encode_top_k
 from sae_cli.sae.shard_cut import keep_largest
 from sae_cli.sae.sparse import Active
+from sae_cli.sae.transcoder import Transcoding
 from sae_cli.spec.train import TopKTrain
 
 
-class TopK(Form):
+class TopK(Transcoding):
     """TopK in training: unit decoder rows, enc = dec at the start."""
 
     arch = "topk"
@@ -59,8 +59,10 @@ class TopK(Form):
             "b_dec": torch.zeros(d_in, device=device),
         }
 
-    def gradients(self, z: Tensor, moment: Moment, dead: Tensor | None) -> Outcome:
-        """See `Form.gradients`. Only the encoder's product touches all latents."""
+    def gradients(
+        self, z: Tensor, moment: Moment, dead: Tensor | None, target: Tensor | None = None
+    ) -> Outcome:
+        """See `Transcoding.gradients`. Only the encoder's product touches all latents."""
         enc, dec, b_enc, b_dec = (self.params[n] for n in ("enc", "dec", "b_enc", "b_dec"))
         mesh, width = self.mesh, enc.shape[0]
         k = min(self.k, width)
@@ -68,8 +70,10 @@ class TopK(Form):
         values = keep_largest(chosen.values, chosen.indices, self.k, width, mesh)
         kind = Active if mesh.latent == 1 else Ragged.of  # most of a shard's are not kept
         active = kind(values, chosen.indices, width)
-        error = mesh.sum_latent(active.decode(dec)).add_(b_dec).sub_(z)
-        variance, squared = batch_variance(z, mesh), mesh.sum_data(error.square().sum())
+        goal = self.goal(z, target)
+        error = mesh.sum_latent(active.decode(dec)).add_(b_dec).sub_(goal)
+        variance = batch_variance(z if target is None else target, mesh)
+        squared = mesh.sum_data(error.square().sum())
         unit = variance.clamp_min(torch.finfo(z.dtype).tiny)  # no rows, no variance
         grad = error * (2.0 / unit)
         value_grads = active.value_grads(grad, dec)
@@ -80,6 +84,7 @@ class TopK(Form):
             "b_enc": active.latent_sums(value_grads, ones).flatten(),
             "b_dec": grad.sum(0),
         }
+        self.add_skip(grads, grad, z)
         loss, extra = squared / unit, {}
         if chosen.at_edge is not None:
             extra["at_edge"] = mesh.sum_all(chosen.at_edge) / mesh.data
@@ -106,4 +111,6 @@ class TopK(Form):
 
     def scaled(self) -> Scaled:
         p = self.params
-        return Scaled(self.arch, p["enc"], p["dec"], p["b_enc"], p["b_dec"], k=self.k)
+        return Scaled(
+            self.arch, p["enc"], p["dec"], p["b_enc"], p["b_dec"], k=self.k, skip=p.get("skip")
+        )

@@ -30,6 +30,7 @@ from sae_cli.sae.mesh import SINGLE, Mesh, is_split
 from sae_cli.sae.optimizer import Adam
 from sae_cli.sae.schedule import learning_rate
 from sae_cli.sae.subspace import into_active_subspace
+from sae_cli.sae.transcoder import Transcoding
 from sae_cli.spec.train_base import TrainBase
 
 
@@ -38,9 +39,10 @@ class Trainer:
 
     `mean [d_in]` and `scale` say what the SAE sees, z = (x - mean) * scale; `fold.scaling` makes
     them from a site's statistics. `spec.width` must be set. Weights are float32 whatever the
-    activations are. With a `mesh` of several processes each has a trainer that keeps its own part
-    of the weights; all are given the same batches and called in the same order, and what ends one
-    ends all.
+    activations are. A transcoder has the mean `[d_out]` and scale of what it predicts as `target`,
+    and its steps get that as well. With a `mesh` of several processes each has a trainer that keeps
+    its own part of the weights; all are given the same batches and called in the same order, and
+    what ends one ends all.
     """
 
     def __init__(
@@ -52,14 +54,17 @@ class Trainer:
         device: torch.device | str,
         total_steps: int,
         mesh: Mesh = SINGLE,
+        target: tuple[Tensor, float] | None = None,
     ) -> None:
         assert spec.width is not None and mean.shape == (d_in,) and total_steps >= 1
         self.spec, self.d_in, self.total = spec, d_in, total_steps
         self.device = torch.device(device)
         self.mean, self.scale = mean.double().cpu(), float(scale)
         self._offset = mean.to(device=self.device, dtype=torch.float32)
-        self.mesh = mesh
-        self.form = make_form(spec, d_in, self.device, mesh)
+        self.mesh, self._target = mesh, target
+        self._target_offset = None if target is None else target[0].to(self._offset)
+        d_out = None if target is None else target[0].numel()
+        self.form = make_form(spec, d_in, self.device, mesh, d_out)
         self.dead_after = spec.dead_after or max(1, min(10_000_000, spec.num_tokens // 20))
         own = spec.width // mesh.latent
         self.since_fired = torch.zeros(own, dtype=torch.int64, device=self.device)
@@ -87,32 +92,36 @@ class Trainer:
         x = x.to(device=self.device, dtype=torch.float32)
         return torch.sub(x, self._offset).mul_(self.scale)
 
-    def step(self, x: Tensor) -> None:
-        """One optimizer step on raw activations `x [B, d_in]`, any float dtype.
+    def prepare_target(self, y: Tensor) -> Tensor:
+        """What a transcoder is to predict of raw activations `y [B, d_out]`: a new tensor."""
+        assert self._target is not None and self._target_offset is not None
+        y = y.to(device=self.device, dtype=torch.float32)
+        return torch.sub(y, self._target_offset).mul_(self._target[1])
+
+    def step(self, x: Tensor, y: Tensor | None = None) -> None:
+        """One optimizer step on raw activations `x [B, d_in]`, any float dtype; of a transcoder,
+        with `y [B, d_out]`, the activations of the other site.
 
         Raises TrainingError, with nothing changed, when the loss or a gradient is not finite (on a
         GPU `verify` and all that calls it raise it, and no later step changes a weight).
         """
-        self.step_scaled(self.prepare(x))
+        self.step_scaled(self.prepare(x), None if y is None else self.prepare_target(y))
 
     @torch.no_grad()
-    def step_scaled(self, z: Tensor) -> None:
-        """`step` on what `prepare` made. It is not written to, so SAEs may share it."""
+    def step_scaled(self, z: Tensor, t: Tensor | None = None) -> None:
+        """`step` on what `prepare` made and, of a transcoder, `prepare_target`. They are not
+        written to, so SAEs may share them."""
+        assert (t is None) == (self._target is None)
         assert z.dim() == 2 and z.shape[1] == self.d_in and self.steps < self.total
         if self.steps == 0:
-            if not bool(z.isfinite().all()):
-                self._refuse(0, [math.nan, math.nan])
-            if self.spec.decoder_init == "active_subspace":
-                into_active_subspace(self.form.params, z)
-            self.form.begin(z)
-        moment = Moment(self.steps, self.total)
-        outcome = self.form.gradients(self.mesh.rows(z), moment, self._dead())
+            self._begin(z, t)
+        outcome = self._gradients(z, t)
         norm = self._norm(outcome.grads)
         broken = self._check(outcome.loss, norm)
         self._rate = learning_rate(self.spec, self.d_in, self.steps, self.total)
         rates = {n: self._rate * self.form.lr_scales.get(n, 1.0) for n in outcome.grads}
         self._adam.step(outcome.grads, rates, self.steps, self._shrink(norm), broken)
-        self.form.settle(outcome, moment)
+        self.form.settle(outcome, Moment(self.steps, self.total))
         if self._average is not None:
             self._average.update(self.form.params, self.steps)
         fired = self.mesh.any_data(outcome.fired)
@@ -223,7 +232,7 @@ class Trainer:
                     named[name] = self.mesh.whole(name, value)
             if not self.mesh.leads:
                 return None
-            return fold(Scaled(**named), self.mean, self.scale)
+            return fold(Scaled(**named), self.mean, self.scale, self._target)
 
     @contextmanager
     def _finished(self) -> Iterator[None]:
@@ -272,6 +281,25 @@ class Trainer:
             return torch.sqrt(squares + torch.stack(shared).square().sum())
         norm: Tensor = torch.linalg.vector_norm(torch.stack([*norms.values()]))
         return norm
+
+    def _begin(self, z: Tensor, t: Tensor | None) -> None:
+        if not all(bool(seen.isfinite().all()) for seen in (z, t) if seen is not None):
+            self._refuse(0, [math.nan, math.nan])
+        params = self.form.params
+        if self.spec.decoder_init == "active_subspace":  # a transcoder's decoder is elsewhere
+            into_active_subspace(params if t is None else {"enc": params["enc"]}, z)
+        if t is None:
+            self.form.begin(z)
+        else:
+            assert isinstance(self.form, Transcoding)
+            self.form.begin(z, t)
+
+    def _gradients(self, z: Tensor, t: Tensor | None) -> Outcome:
+        moment, rows = Moment(self.steps, self.total), self.mesh.rows(z)
+        if t is None:
+            return self.form.gradients(rows, moment, self._dead())
+        assert isinstance(self.form, Transcoding)
+        return self.form.gradients(rows, moment, self._dead(), self.mesh.rows(t))
 
     def _check(self, loss: Tensor, norm: Tensor) -> Tensor | None:
         """Raise at once if loss or gradient norm is not finite; `deferred`, note the first step

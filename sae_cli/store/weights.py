@@ -1,11 +1,12 @@
 """An SAE folder, which is at once a folder that SAELens 6 loads.
 
     cfg.json                  architecture, shapes, and where the SAE comes from
-    sae_weights.safetensors   W_enc W_dec b_enc b_dec, and threshold for jumprelu
+    sae_weights.safetensors   W_enc W_dec b_enc b_dec, threshold for jumprelu, W_skip for a skip
     sparsity.safetensors      log10 of how often each latent fires, where that is known
 
 Everything is folded before it comes here: raw activations in, unit-norm decoder rows, no
-subtraction of b_dec. What says otherwise is refused, both ways: a loader that guessed would give
+subtraction of b_dec. A transcoder is one whose cfg.json says `d_out`; SAELens has no TopK
+transcoder, so such a folder names an architecture that it refuses, not one it would misread. What says otherwise is refused, both ways: a loader that guessed would give
 wrong latents silently. The store knows no torch module; `sae.base.SAE` goes in and out as a dict
 of tensors. The same content always gives the same bytes; cfg.json is written last.
 """
@@ -30,6 +31,17 @@ FORMAT_VERSION = "6.0.0"
 """The SAELens version that introduced this layout. Below it, SAELens drops the metadata."""
 ARCHITECTURES = {"topk": "topk", "relu_l1": "standard", "jumprelu": "jumprelu"}
 """Our architecture names and those of SAELens."""
+TRANSCODERS = {
+    ("topk", False): "topk_transcoder",
+    ("topk", True): "topk_skip_transcoder",
+    ("jumprelu", False): "jumprelu_transcoder",
+    ("jumprelu", True): "jumprelu_skip_transcoder",
+}
+"""The same for transcoders, without and with a skip; those of topk are our own."""
+NAMES = {theirs: ours for ours, theirs in ARCHITECTURES.items()} | {
+    theirs: ours for (ours, _), theirs in TRANSCODERS.items()
+}
+"""What cfg.json says, and our architecture."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TINY_DENSITY = 1e-10
 """Added before the logarithm in sparsity.safetensors, as SAELens does."""
@@ -60,6 +72,8 @@ def config(
     model_name: str,
     hook_name: str,
     hf_hook_name: str,
+    hook_name_out: str | None = None,
+    hf_hook_name_out: str | None = None,
     context_size: int,
     l0: float | None = None,
     num_dead_features: int | None = None,
@@ -68,18 +82,25 @@ def config(
     """The cfg.json of an SAE with these tensors.
 
     `hook_name` is TransformerLens's (`blocks.4.hook_resid_post`), `hf_hook_name` the module's path
-    in the Hugging Face model (`model.layers.4`). `provenance` is JSON, kept under
+    in the Hugging Face model (`model.layers.4`); those with `_out` say what a transcoder predicts,
+    and make it one. `provenance` is JSON, kept under
     `metadata.saectl` beside our name of the architecture. Unknown figures are left out.
     """
-    if arch not in ARCHITECTURES:
-        raise StoreError(f"no SAE folder can hold architecture {arch!r}")
+    transcodes = hook_name_out is not None
+    if transcodes:
+        architecture = TRANSCODERS.get((arch, "W_skip" in tensors))
+    else:
+        architecture = ARCHITECTURES.get(arch)
+    if architecture is None:
+        kind = "transcoder" if transcodes else "SAE"
+        raise StoreError(f"no {kind} folder can hold architecture {arch!r}")
     d_in, d_sae = tensors["W_enc"].shape
     names = {dtype: name for name, dtype in DTYPES.items()}
     if tensors["W_enc"].dtype not in names:
         raise StoreError(f"an SAE folder holds {', '.join(DTYPES)}, not {tensors['W_enc'].dtype}")
     known = {"l0": l0, "num_dead_features": num_dead_features}
     cfg: dict[str, Any] = {
-        "architecture": ARCHITECTURES[arch],
+        "architecture": architecture,
         "d_in": d_in,
         "d_sae": d_sae,
         "dtype": names[tensors["W_enc"].dtype],
@@ -95,11 +116,14 @@ def config(
             "hf_hook_name": hf_hook_name,
             "context_size": context_size,
             "prepend_bos": False,
-            "training_architecture": ARCHITECTURES[arch],
+            "training_architecture": architecture,
             **{name: value for name, value in known.items() if value is not None},
             "saectl": {"arch": arch, **(provenance or {})},
         },
     }
+    if transcodes:
+        cfg["d_out"] = tensors["W_dec"].shape[1]
+        cfg["metadata"] |= {"hook_name_out": hook_name_out, "hf_hook_name_out": hf_hook_name_out}
     if arch == "topk":
         cfg |= {"k": k, "rescale_acts_by_decoder_norm": True}
     return cfg
@@ -152,8 +176,7 @@ def load_sae(folder: Path) -> Folder:
         if logs is None or tuple(logs.shape) != (cfg["d_sae"],):
             raise StoreError(f"{folder / SPARSITY} does not hold one number for each latent")
         density = (torch.pow(10.0, logs.double()) - TINY_DENSITY).clamp_min(0.0).float()
-    arch = {theirs: ours for ours, theirs in ARCHITECTURES.items()}[cfg["architecture"]]
-    return Folder(tensors, arch, cfg.get("k"), cfg, density)
+    return Folder(tensors, NAMES[cfg["architecture"]], cfg.get("k"), cfg, density)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -180,11 +203,18 @@ def _check(tensors: Mapping[str, Tensor], cfg: Mapping[str, Any], folder: Path) 
         if cfg.get(name) != ours:
             raise refuse(f"{CFG} has {name}: {cfg.get(name)!r}; only folded SAEs ({ours!r}) count")
     architecture, d_in, d_sae = cfg["architecture"], cfg["d_in"], cfg["d_sae"]
-    if architecture not in ARCHITECTURES.values():
+    arch = NAMES.get(architecture)
+    if arch is None:
         raise refuse(f"unknown architecture {architecture!r} in {CFG}")
-    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
-    if architecture == "jumprelu":
+    transcodes = architecture in TRANSCODERS.values()
+    if transcodes != ("d_out" in cfg):
+        raise refuse(f"{CFG} has {'no ' if transcodes else ''}d_out, but is a {architecture}")
+    d_out = cfg.get("d_out", d_in)
+    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_enc": (d_sae,), "b_dec": (d_out,)}
+    if arch == "jumprelu":
         shapes["threshold"] = (d_sae,)
+    if architecture == TRANSCODERS.get((arch, True)):
+        shapes["W_skip"] = (d_out, d_in)
     if set(tensors) != set(shapes):
         raise refuse(f"{WEIGHTS} holds {sorted(tensors)}, {architecture} has {sorted(shapes)}")
     for name, shape in shapes.items():
@@ -196,7 +226,7 @@ def _check(tensors: Mapping[str, Tensor], cfg: Mapping[str, Any], folder: Path) 
         if not bool(tensor.isfinite().all()):
             raise refuse(f"{name} holds numbers that are not finite")
     k = cfg.get("k")
-    if architecture == "topk" and not (isinstance(k, int) and 1 <= k <= d_sae):
+    if arch == "topk" and not (isinstance(k, int) and 1 <= k <= d_sae):
         raise refuse(f"k: {k!r} in {CFG} is no number of active latents")
     norms = torch.linalg.vector_norm(tensors["W_dec"].float(), dim=1)
     worst = float((norms - 1.0).abs().max())
