@@ -26,7 +26,7 @@ from sae_cli.sae.fold import fold
 from sae_cli.sae.form import Moment, Outcome, Scaled
 from sae_cli.sae.forms import make_form
 from sae_cli.sae.later import Later
-from sae_cli.sae.mesh import SINGLE, Mesh, is_split
+from sae_cli.sae.mesh import SINGLE, Mesh, add_up
 from sae_cli.sae.optimizer import Adam
 from sae_cli.sae.schedule import learning_rate
 from sae_cli.sae.subspace import into_active_subspace
@@ -107,7 +107,7 @@ class Trainer:
             self.form.begin(z)
         moment = Moment(self.steps, self.total)
         outcome = self.form.gradients(self.mesh.rows(z), moment, self._dead())
-        norm = self._norm(outcome.grads)
+        norm = add_up(outcome.grads, self.mesh)
         broken = self._check(outcome.loss, norm)
         self._rate = learning_rate(self.spec, self.d_in, self.steps, self.total)
         rates = {n: self._rate * self.form.lr_scales.get(n, 1.0) for n in outcome.grads}
@@ -259,19 +259,6 @@ class Trainer:
             return None
         dead = self.since_fired >= self.dead_after
         return torch.nonzero_static(dead, size=count).flatten()
-
-    def _norm(self, grads: dict[str, Tensor]) -> Tensor:
-        """The norm of all gradients, after they are added up over the parts of the batch."""
-        for name, grad in grads.items():
-            grads[name] = self.mesh.sum_data(grad)
-        norms = dict(zip(grads, torch._foreach_norm([*grads.values()]), strict=True))
-        if self.mesh.latent > 1:
-            parts = [norm for name, norm in norms.items() if is_split(name, grads[name])]
-            shared = [norm for name, norm in norms.items() if not is_split(name, grads[name])]
-            squares = self.mesh.sum_latent(torch.stack(parts).square().sum())
-            return torch.sqrt(squares + torch.stack(shared).square().sum())
-        norm: Tensor = torch.linalg.vector_norm(torch.stack([*norms.values()]))
-        return norm
 
     def _check(self, loss: Tensor, norm: Tensor) -> Tensor | None:
         """Raise at once if loss or gradient norm is not finite; `deferred`, note the first step
