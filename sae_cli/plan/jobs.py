@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from sae_cli.plan.graph import Stage
 from sae_cli.spec.base import identity
 from sae_cli.spec.presets import ModelFacts
+from sae_cli.spec.stages import Site
+from sae_cli.spec.train import Train
 from sae_cli.spec.work import CacheWork, EvalWork, TokensWork, TrainWork
 from sae_cli.store.key import canonical
 
@@ -47,10 +49,15 @@ def _shared(stage: Stage) -> str:
     if isinstance(work, TrainWork):
         parallel = work.train.parallel
         order = [work.train.order_seed, work.train.shuffle_tokens, parallel.data, parallel.latent]
-        return canonical({"array": stage.deps["cache"].key, "order": order})
+        return canonical({"arrays": _arrays(stage), "order": order})
     if isinstance(work, EvalWork):
-        return canonical({"site": stage.deps["cache"].key, "eval": identity(work.eval)})
+        return canonical({"arrays": _arrays(stage), "eval": identity(work.eval)})
     return stage.name
+
+
+def _arrays(stage: Stage) -> list[str]:
+    """What is read and, of a transcoder, what is predicted."""
+    return [stage.deps[role].key for role in ("cache", "target") if role in stage.deps]
 
 
 def disk_bytes(stage: Stage) -> int | None:
@@ -71,7 +78,7 @@ def disk_bytes(stage: Stage) -> int | None:
         assert isinstance(capture, CacheWork) and work.train.width is not None
         if stage.facts is None:
             return None
-        return _sae_bytes(stage.facts, capture, work.train.width)
+        return _sae_bytes(stage.facts, capture.site, work.train)
     if stage.kind == "release":
         sizes = [disk_bytes(d) for d in stage.deps.values() if d.kind == "train"]
         return None if None in sizes else sum(s for s in sizes if s is not None)
@@ -86,6 +93,9 @@ def _heldout_rows(work: TokensWork) -> int:
     return -(-work.data.heldout_tokens // work.data.context) * work.data.context
 
 
-def _sae_bytes(facts: ModelFacts, capture: CacheWork, width: int) -> int:
-    d_in = facts.d_in(capture.site)
-    return 4 * (2 * d_in * width + 2 * width + d_in)
+def _sae_bytes(facts: ModelFacts, site: Site, train: Train) -> int:
+    assert train.width is not None
+    d_in = facts.d_in(site)
+    d_out = facts.d_in(getattr(train, "out_site", None) or site)
+    skip = d_in * d_out if getattr(train, "skip", False) else 0
+    return 4 * ((d_in + d_out) * train.width + 2 * train.width + d_out + skip)

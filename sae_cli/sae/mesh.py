@@ -119,3 +119,17 @@ class Mesh:
 
 
 SINGLE = Mesh()
+
+
+def add_up(grads: dict[str, Tensor], mesh: Mesh) -> Tensor:
+    """Sum gradients over the parts of the batch, in place; the norm of all of them, 0-d."""
+    for name, grad in grads.items():
+        grads[name] = mesh.sum_data(grad)
+    norms = dict(zip(grads, torch._foreach_norm([*grads.values()]), strict=True))
+    if mesh.latent > 1:
+        split = [norm for name, norm in norms.items() if is_split(name, grads[name])]
+        rest = [norm for name, norm in norms.items() if not is_split(name, grads[name])]
+        squares = mesh.sum_latent(torch.stack(split).square().sum())
+        return torch.sqrt(squares + torch.stack(rest).square().sum())
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([*norms.values()]))
+    return norm

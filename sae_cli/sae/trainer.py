@@ -26,7 +26,7 @@ from sae_cli.sae.fold import fold
 from sae_cli.sae.form import Moment, Outcome, Scaled
 from sae_cli.sae.forms import make_form
 from sae_cli.sae.later import Later
-from sae_cli.sae.mesh import SINGLE, Mesh, is_split
+from sae_cli.sae.mesh import SINGLE, Mesh, add_up
 from sae_cli.sae.optimizer import Adam
 from sae_cli.sae.schedule import learning_rate
 from sae_cli.sae.subspace import into_active_subspace
@@ -116,7 +116,7 @@ class Trainer:
         if self.steps == 0:
             self._begin(z, t)
         outcome = self._gradients(z, t)
-        norm = self._norm(outcome.grads)
+        norm = add_up(outcome.grads, self.mesh)
         broken = self._check(outcome.loss, norm)
         self._rate = learning_rate(self.spec, self.d_in, self.steps, self.total)
         rates = {n: self._rate * self.form.lr_scales.get(n, 1.0) for n in outcome.grads}
@@ -268,19 +268,6 @@ class Trainer:
             return None
         dead = self.since_fired >= self.dead_after
         return torch.nonzero_static(dead, size=count).flatten()
-
-    def _norm(self, grads: dict[str, Tensor]) -> Tensor:
-        """The norm of all gradients, after they are added up over the parts of the batch."""
-        for name, grad in grads.items():
-            grads[name] = self.mesh.sum_data(grad)
-        norms = dict(zip(grads, torch._foreach_norm([*grads.values()]), strict=True))
-        if self.mesh.latent > 1:
-            parts = [norm for name, norm in norms.items() if is_split(name, grads[name])]
-            shared = [norm for name, norm in norms.items() if not is_split(name, grads[name])]
-            squares = self.mesh.sum_latent(torch.stack(parts).square().sum())
-            return torch.sqrt(squares + torch.stack(shared).square().sum())
-        norm: Tensor = torch.linalg.vector_norm(torch.stack([*norms.values()]))
-        return norm
 
     def _begin(self, z: Tensor, t: Tensor | None) -> None:
         if not all(bool(seen.isfinite().all()) for seen in (z, t) if seen is not None):

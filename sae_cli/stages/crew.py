@@ -21,7 +21,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from sae_cli.errors import FAILED, Interrupted, ModelError, SaectlError, UsageError
+from sae_cli.errors import (
+    FAILED,
+    Interrupted,
+    ModelError,
+    SaectlError,
+    StoreError,
+    UsageError,
+)
 from sae_cli.lm.device import pick_device
 from sae_cli.sae.mesh import SINGLE, Mesh
 from sae_cli.sae.mesh_ranks import Ranks, announce
@@ -87,10 +94,22 @@ def assembled(tasks: Sequence[Task], parallel: Parallel) -> Iterator[tuple[torch
         yield device, Ranks(parallel.data, parallel.latent, device)
     except Interrupted:
         raise
-    except BaseException:
+    except BaseException as error:
         if dist.get_rank() == 0:
             dist.destroy_process_group()
+        if _says_who_is_gone(error):
+            raise StoreError(
+                "another process of this training has ended",
+                hint="its own message says why; the same command goes on from the last checkpoint",
+            ) from error
         raise
+
+
+def _says_who_is_gone(error: BaseException) -> bool:
+    """Whether an error of torch.distributed means that a process can't be reached any more."""
+    return isinstance(error, dist.DistError) or (
+        type(error) is RuntimeError and "Connection" in str(error)
+    )
 
 
 def _own_device(name: str) -> torch.device:

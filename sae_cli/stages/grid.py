@@ -11,6 +11,8 @@ What ends one SAE (`grid_member`) ends no other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
 
 import torch
 
@@ -28,6 +30,13 @@ from sae_cli.store.acts.shuffle import ShuffledReader
 SHOWN = ("fvu", "l0", "dead_fraction")
 
 
+class Source(NamedTuple):
+    """An array in training."""
+
+    reader: ActivationReader
+    stats: Moments
+
+
 class Grid:
     """SAEs in training on one order over a finished array.
 
@@ -37,29 +46,33 @@ class Grid:
     def __init__(
         self,
         tasks: Sequence[Task],
-        reader: ActivationReader,
-        stats: Moments,
+        source: Source,
         device: torch.device,
         *,
+        target: Source | None = None,
         order: tuple[int, int],
         finish: Callable[[Member, SAE], None],
         mesh: Mesh = SINGLE,
     ) -> None:
-        """`order` is the seed of the order and the tokens of its pools. Every process of `mesh` has
+        """`order` is the seed of the order and the tokens of its pools; `target` what transcoders
+        predict, its rows those of `source`. Every process of `mesh` has
         a grid of the same tasks, and only the one that leads calls `finish`."""
         self._mesh = mesh
-        self._reader, self._device = reader, device
+        self._sources, self._device = [source], device
+        if target is not None:
+            self._sources.append(target)
         self._seed, self._pool = order
         self._finish = finish
         self._report = tasks[0].report
         self._label = tasks[0].slug
         if len(tasks) > 1:
             self._label = f"{len(tasks)} SAEs on {tasks[0].deps['cache'].slug}"
-        course = Course(reader, self._pool, self._seed)
+        course = Course(source.reader, self._pool, self._seed)
+        predicted = None if target is None else target.stats
         self._live: list[Member] = []
         for task in tasks:
             try:
-                self._live.append(Member(task, stats, course, device, mesh))
+                self._live.append(Member(task, source.stats, course, device, mesh, predicted))
             except (TrainingError, StoreError) as error:  # no such SAE, or another run's state
                 task.fail(error)
         begun = [f"{member.task.key} at step {member.trainer.steps}" for member in self._live]
@@ -78,22 +91,23 @@ class Grid:
         end = max(member.end for member in self._live)
         total = sum(member.steps for member in self._live)
         self._report.begin(self._label, total, self._made, "steps")
-        with ShuffledReader(
-            self._reader, self._pool, self._seed, device=self._device, end=end
-        ) as data:
-            feed = Feed(data)
+        with ExitStack() as stack:
+            feeds = [Feed(stack.enter_context(self._stream(each, end))) for each in self._sources]
             try:
                 for member in self._live:
-                    member.begin(feed)
+                    member.begin(*feeds)
                     member.task.progress(member.trainer.steps, member.steps)
                 while self._live:
-                    self._advance(min(self._live, key=lambda m: m.low), feed)
+                    self._advance(min(self._live, key=lambda m: m.low), feeds)
             except BaseException as error:
                 for member in self._live:
                     member.close(error)
                 raise
 
-    def _advance(self, member: Member, feed: Feed) -> None:
+    def _stream(self, source: Source, end: int) -> ShuffledReader:
+        return ShuffledReader(source.reader, self._pool, self._seed, device=self._device, end=end)
+
+    def _advance(self, member: Member, feeds: Sequence[Feed]) -> None:
         """One step of the member that is furthest behind, or its end."""
         try:
             if member.done:
@@ -101,7 +115,8 @@ class Grid:
                 if member in self._live:
                     self._live.remove(member)
                 return
-            feed.forget(member.low)
+            for feed in feeds:
+                feed.forget(member.low)
             member.step()
         except TrainingError as error:
             self._lose(member, error)

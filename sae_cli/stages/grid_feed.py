@@ -46,6 +46,10 @@ class Feed:
         self.waited += time.perf_counter() - began
         return rows
 
+    def shard_of(self, row: int) -> int:
+        """The shard of the array that holds its row of this number."""
+        return self._data.shard_of(row)
+
     def again(self, span: Span) -> Tensor:
         """The rows of a span that may be gone from here: read once more if they are."""
         if not self._blocks or span.low < self._blocks[0][0]:

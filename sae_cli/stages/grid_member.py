@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sae_cli.errors import TrainingError
 from sae_cli.sae.base import SAE
@@ -48,17 +49,19 @@ class Member:
         course: Course,
         device: torch.device,
         mesh: Mesh = SINGLE,
+        target: Moments | None = None,
     ) -> None:
+        """`stats` are those of what is read, `target` those of what a transcoder predicts."""
         assert isinstance(task.work, TrainWork)
         self.task, self._work, self.spec = task, task.work, task.work.train
         self._course = course
         self.steps = math.ceil(self.spec.num_tokens / self.spec.batch_size)
         """Of the whole training."""
-        mean_square = stats.total_centred / stats.count + float(stats.mean.square().sum())
-        mean, scale = scaling(
-            stats.mean, mean_square, center=self.spec.center, normalize=self.spec.normalize
-        )
-        self.trainer = Trainer(self.spec, len(stats.mean), mean, scale, device, self.steps, mesh)
+        mean, scale = self._scaling(stats)
+        self.trainer = Trainer(
+            self.spec, len(stats.mean), mean, scale, device, self.steps, mesh,
+            None if target is None else self._scaling(target),
+        )  # fmt: skip
         state = read_state(self._path)
         if state is not None:
             self.trainer.load_state_dict(*state)
@@ -71,10 +74,17 @@ class Member:
         self._told = (0.0, 0.0)
         self._fault: int | None = None
 
-    def begin(self, feed: Feed) -> None:
-        """Open what it writes to while it trains, if it is the one that writes."""
-        self._feed = feed
-        self._told = (feed.waited, time.perf_counter())
+    def _scaling(self, stats: Moments) -> tuple[Tensor, float]:
+        mean_square = stats.total_centred / stats.count + float(stats.mean.square().sum())
+        return scaling(
+            stats.mean, mean_square, center=self.spec.center, normalize=self.spec.normalize
+        )
+
+    def begin(self, feed: Feed, target: Feed | None = None) -> None:
+        """Open what it writes to while it trains, if it is the one that writes. Rows come from
+        `feed`, and what a transcoder predicts from `target`."""
+        self._feed, self._target = feed, target
+        self._told = (self._waited, time.perf_counter())
         if not self.trainer.mesh.leads:
             return
         self._curve = self._open.enter_context(
@@ -86,6 +96,10 @@ class Member:
                 self.task.out,
             )
         )  # fmt: skip
+
+    @property
+    def _waited(self) -> float:
+        return self._feed.waited + (0.0 if self._target is None else self._target.waited)
 
     @property
     def done(self) -> bool:
@@ -115,9 +129,11 @@ class Member:
         Raises TrainingError when a number is not finite; see `explained`.
         """
         how = (self.spec.center, self.spec.normalize)
-        z = self._feed.scaled(self.next, how, self.trainer.prepare)
+        z, t = self._feed.scaled(self.next, how, self.trainer.prepare), None
+        if self._target is not None:
+            t = self._target.scaled(self.next, how, self.trainer.prepare_target)
         try:
-            self.trainer.step_scaled(z)
+            self.trainer.step_scaled(z, t)
         except TrainingError:
             self._fault = self.trainer.steps
             raise
@@ -161,27 +177,26 @@ class Member:
         if step is None:
             return told
         span = self._span(step)
-        rows = self._feed.again(span)
-        bad = (~torch.isfinite(rows)).any(1).nonzero().flatten()
-        if not bad.numel():
-            return told
-        first = int(bad[0])
-        place = span.low + (first if span.index is None else int(span.index[first]))
-        shard, row = self._course.origin(place)
-        array = self.task.deps["cache"]
-        return TrainingError(
-            f"{self.task.slug}: row {row} (shard {shard}) of {array.slug}-{array.key} holds NaN or "
-            f"Inf: met at step {step} of {self.steps}",
-            hint="capture refuses such rows, so the file has changed since: saectl verify --only "
-            f"{array.path.name} --repair",
-        )
+        for role, feed in (("cache", self._feed), ("target", self._target)):
+            at = None if feed is None else _first_bad(feed.again(span))
+            if feed is None or at is None:
+                continue
+            row = self._course.row(span.low + (at if span.index is None else int(span.index[at])))
+            array = self.task.deps[role]
+            return TrainingError(
+                f"{self.task.slug}: row {row} (shard {feed.shard_of(row)}) of {array.slug}-"
+                f"{array.key} holds NaN or Inf: met at step {step} of {self.steps}",
+                hint="capture refuses such rows, so the file has changed since: saectl verify "
+                f"--only {array.path.name} --repair",
+            )
+        return told
 
     def close(self, error: BaseException | None = None) -> None:
         """Close what was opened; `error` is what ended it, if it did not end well."""
         self._open.__exit__(type(error) if error else None, error, None)
 
     def _log(self) -> None:
-        waited, now = self._feed.waited, time.perf_counter()
+        waited, now = self._waited, time.perf_counter()
         share = (waited - self._told[0]) / max(now - self._told[1], 1e-9)
         self._told = waited, now
         self.numbers = self.trainer.log()
@@ -200,3 +215,9 @@ class Member:
     @property
     def _path(self) -> Path:
         return self.task.scratch / STATE
+
+
+def _first_bad(rows: Tensor) -> int | None:
+    """The first of `rows [n, d]` that is not finite, if one is."""
+    bad = (~torch.isfinite(rows)).any(1).nonzero().flatten()
+    return int(bad[0]) if bad.numel() else None

@@ -87,16 +87,15 @@ class Course:
             if bad.numel():
                 row = k * self._reader.chunk_rows + int(kept[int(bad[0])])
                 raise TrainingError(
-                    f"row {row} (shard {self._shard(row)}) of the activations holds NaN or Inf: "
-                    "met in calibration",
+                    f"row {row} (shard {self._reader.shard_of(row)}) of the activations holds NaN "
+                    "or Inf: met in calibration",
                     hint="capture refuses such rows, so the file has changed since: saectl verify "
                     "--repair",
                 )
             yield from torch.split(found, rows)
 
-    def origin(self, position: int) -> tuple[int, int]:
-        """Where the row at a position of the whole stream lies: its shard, and its number among
-        the rows of the array."""
+    def row(self, position: int) -> int:
+        """The number, among all rows of the array, of the one at a position of the whole stream."""
         pool = self._order.at(position)
         nth = int(np.flatnonzero(self._order.slots(pool) == position - pool.start)[0])
         for k in pool.chunks:
@@ -104,11 +103,7 @@ class Course:
             if nth < count:
                 break
             nth -= count
-        row = k * self._reader.chunk_rows + int(np.flatnonzero(self._reader.reasons(k) == 0)[nth])
-        return self._shard(row), row
-
-    def _shard(self, row: int) -> int:
-        return row // self._reader.table.table.shard_rows
+        return k * self._reader.chunk_rows + int(np.flatnonzero(self._reader.reasons(k) == 0)[nth])
 
     def _part(self, position: int) -> NDArray[np.int64]:
         """Positions in the whole stream of a reserving stream's rows, from `position` to the end

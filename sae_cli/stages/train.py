@@ -19,23 +19,23 @@ from sae_cli.spec.stages import ModelSpec
 from sae_cli.spec.train_base import Parallel
 from sae_cli.spec.work import CacheWork, TokensWork, TrainWork
 from sae_cli.stages.crew import assembled
-from sae_cli.stages.grid import Grid
+from sae_cli.stages.grid import Grid, Source
 from sae_cli.stages.grid_member import Member
 from sae_cli.stages.task import Task
 from sae_cli.store.acts.array import ActivationReader
+from sae_cli.store.acts.paired import paired
 from sae_cli.store.weights import CFG, WEIGHTS, config, save_sae
 
 
 def run(tasks: Sequence[Task]) -> None:
-    """Train the SAEs of one array; those that share an order read it once.
+    """Train the SAEs of one array, or the transcoders of a pair; those that share an order read it
+    once.
 
     Raises StoreError when the array can't be read or a checkpoint not be written, Interrupted when
     asked to stop. What ends one SAE alone (NaN or Inf, a checkpoint that is not its own) fails its
     task.
     """
-    (source,) = {task.deps["cache"].path for task in tasks}
-    reader = ActivationReader(source)
-    stats = reader.stats()
+    source, target = _sources(tasks)
     orders: dict[tuple[int, int, Parallel], list[Task]] = {}
     for task in tasks:
         assert isinstance(task.work, TrainWork)
@@ -45,14 +45,32 @@ def run(tasks: Sequence[Task]) -> None:
 
     def finish(member: Member, sae: SAE) -> None:
         task = member.task
-        cfg = describe(task, sae, int(reader.attrs["context"]), str(reader.attrs["module"]))
+        attrs = source.reader.attrs
+        out = None if target is None else str(target.reader.attrs["module"])
+        cfg = describe(task, sae, int(attrs["context"]), str(attrs["module"]), out)
         save_sae(task.out, sae.tensors(), cfg)
         summary = {"steps": member.steps, "tokens": member.trainer.tokens}
         task.finish([WEIGHTS, CFG], summary | spread(task))
 
     for (seed, pool, parallel), group in orders.items():
         with assembled(group, parallel) as (device, mesh):
-            Grid(group, reader, stats, device, order=(seed, pool), finish=finish, mesh=mesh).run()
+            Grid(
+                group, source, device,
+                target=target, order=(seed, pool), finish=finish, mesh=mesh,
+            ).run()  # fmt: skip
+
+
+def _sources(tasks: Sequence[Task]) -> tuple[Source, Source | None]:
+    """The array that all tasks read and, of transcoders, the one that they predict."""
+    ((first, second),) = {
+        (task.deps["cache"].path, task.deps["target"].path if "target" in task.deps else None)
+        for task in tasks
+    }
+    if second is None:
+        reader = ActivationReader(first)
+        return Source(reader, reader.stats()), None
+    read, predicted = paired(first, second)
+    return Source(read, read.stats()), Source(predicted, predicted.stats())
 
 
 def spread(task: Task) -> dict[str, Any]:
@@ -64,8 +82,12 @@ def spread(task: Task) -> dict[str, Any]:
     return {"parallel": {**parallel.model_dump(), "processes": parallel.processes}}
 
 
-def describe(task: Task, sae: SAE, context: int, module: str) -> dict[str, Any]:
+def describe(
+    task: Task, sae: SAE, context: int, module: str, module_out: str | None = None
+) -> dict[str, Any]:
     """What the SAE's folder says of itself: cfg.json, with our record of where it comes from."""
+    target = task.deps["target"].work if "target" in task.deps else None
+    assert target is None or isinstance(target, CacheWork)
     cache, tokens, work = task.deps["cache"].work, task.deps["tokens"].work, task.work
     assert isinstance(cache, CacheWork) and isinstance(tokens, TokensWork)
     assert isinstance(work, TrainWork)
@@ -76,6 +98,8 @@ def describe(task: Task, sae: SAE, context: int, module: str) -> dict[str, Any]:
         model_name=model_name(cache.model),
         hook_name=hook_name(cache.layer, cache.site),
         hf_hook_name=module,
+        hook_name_out=None if target is None else hook_name(target.layer, target.site),
+        hf_hook_name_out=module_out,
         context_size=context,
         provenance={
             "saectl": __version__,

@@ -5,10 +5,12 @@
     sparsity.safetensors      log10 of how often each latent fires, where that is known
 
 Everything is folded before it comes here: raw activations in, unit-norm decoder rows, no
-subtraction of b_dec. A transcoder is one whose cfg.json says `d_out`; SAELens has no TopK
-transcoder, so such a folder names an architecture that it refuses, not one it would misread. What says otherwise is refused, both ways: a loader that guessed would give
-wrong latents silently. The store knows no torch module; `sae.base.SAE` goes in and out as a dict
-of tensors. The same content always gives the same bytes; cfg.json is written last.
+subtraction of b_dec. What says otherwise is refused, both ways: a loader that guessed would give
+wrong latents silently. A transcoder is one whose cfg.json says `d_out`; SAELens has none of kind
+TopK, so such a folder names an architecture that it refuses, not one that it would misread.
+
+The store knows no torch module; `sae.base.SAE` goes in and out as a dict of tensors. The same
+content always gives the same bytes; cfg.json is written last.
 """
 
 from __future__ import annotations

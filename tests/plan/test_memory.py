@@ -130,3 +130,16 @@ def test_what_is_not_known_is_not_guessed(graph):
 def test_a_gpu_holds_no_pools_and_folds_nothing():
     wanted = Need(kept=100, step=10, rows=1, end=1000, pools=10_000)
     assert wanted.device == 111 and wanted.host == 11_000 and wanted.together == 11_101
+
+
+@pytest.mark.parametrize("arch", ["topk", "batchtopk", "matryoshka", "jumprelu", "relu_l1"])
+def test_each_of_several_processes_keeps_its_shard_and_works_on_its_part(graph, arch):
+    def of(parallel):
+        found = need(graph(sweep(f"arch: {arch}, parallel: {parallel}")).of("train"))
+        assert found is not None
+        return found
+
+    alone, shards, parts = of("{}"), of("{latent: 4}"), of("{data: 2}")
+    assert shards.kept < alone.kept / 3.5 and parts.kept == alone.kept
+    assert shards.step < alone.step / 1.5 and parts.step < alone.step
+    assert shards.end == parts.end == alone.end, "one process has the whole SAE at the end"

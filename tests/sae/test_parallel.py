@@ -17,7 +17,7 @@ MESHES = [(1, 2), (2, 1), (2, 2), (1, 4)]
 each_mesh = pytest.mark.parametrize("mesh", MESHES, ids=lambda m: f"data {m[0]} latent {m[1]}")
 REVIVED = {"dead_after": 128, "auxk": 8}
 SPECS: dict[str, dict[str, Any]] = {
-    "topk": {"arch": "topk", "k": 4, **REVIVED, "ema_decay": 0.9},
+    "topk": {"arch": "topk", "k": 2, **REVIVED, "ema_decay": 0.9},
     "topk, more than a shard": {"arch": "topk", "k": 20, "decoder_init": "active_subspace"},
     "topk, bfloat16": {
         "arch": "topk", "k": 2, "width": 256, "precision": "bfloat16", "moments_dtype": "bfloat16",
@@ -75,7 +75,7 @@ def test_the_curve_and_the_weights_are_those_of_one_process(
 
 def test_dead_latents_are_revived_in_these_tests(alone: tuple[Path, Any]) -> None:
     for name in ("topk", "batchtopk", "matryoshka"):
-        assert "aux_loss" in alone[1][name][-1]
+        assert sum("aux_loss" in line for line in alone[1][name]) > 2
 
 
 @each_mesh

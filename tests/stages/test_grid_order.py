@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from shuffling import CHUNK, POOL, N, numbered, write
+from shuffling import POOL, N, numbered, write
 
 from sae_cli.errors import StoreError
 from sae_cli.stages import grid_order
@@ -75,12 +75,12 @@ def test_it_is_known_at_any_position_without_the_past(array):
         assert rows[:, 0].int().tolist() == stream[position : position + 40]
 
 
-def test_the_origin_of_a_row_is_its_number_and_its_shard(array):
+def test_a_row_is_known_by_its_position(array):
     course = Course(array, POOL, SEED)
     stream = numbers(array, course, 64, len(kept(array)) + 10, reserving=False)
     for position in (0, 1, 99, 500, len(stream) - 1):
         row = stream[position]
-        assert course.origin(position) == (row // (4 * CHUNK), row)
+        assert course.row(position) == row
     assert max(stream) < N
 
 

@@ -32,7 +32,7 @@ def position_of(place: Bench, row: int) -> int:
     """Where in the order of seed 0 a row is met."""
     course = grid_member.Course(ActivationReader(place.array), 400, 0)
     kept = int(ActivationReader(place.array).kept.sum())
-    return next(p for p in range(kept) if course.origin(p)[1] == row)
+    return next(p for p in range(kept) if course.row(p) == row)
 
 
 def checkpoint(place: Bench, name: str) -> dict[str, torch.Tensor]:

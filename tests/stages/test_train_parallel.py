@@ -105,3 +105,24 @@ def test_an_error_that_only_rank_0_meets_ends_all(place, processes):
     (out / "work").write_text("in the way")
     ranks = processes(1, 2, place.root, "stage", specs={"topk": spec})
     assert [code for code, _ in ranks] == [1, 1] and "work" in ranks[0][1]["error"]
+
+
+def test_a_process_that_is_killed_ends_all_and_the_next_run_ends_with_the_same_bits(
+    place, tmp_path, processes
+):
+    """SIGKILL after 13 steps of both SAEs; the last checkpoint is that of step 4."""
+    wide = {name: {**spec, "parallel": {"data": 2}} for name, spec in SPECS.items()}
+    first, second = processes(2, 1, place.root, "stage", specs=wide, lives=13)
+    assert second == -9
+    assert first[0] == 1 and "another process of this training has ended" in first[1]["error"]
+    state = place.root / "train" / "topk" / "work" / "state.safetensors"
+    assert int(load_file(state)["adam.dec.step"]) == 4
+    calm = bench(tmp_path / "calm")
+    for root in (place.root, calm.root):
+        ranks = processes(2, 1, root, "stage", specs=wide)
+        assert [code for code, _ in ranks] == [0, 0]
+    for name in SPECS:
+        one, other = (
+            root / "train" / name / "sae_weights.safetensors" for root in (place.root, calm.root)
+        )
+        assert one.read_bytes() == other.read_bytes()

@@ -156,6 +156,10 @@ class ActivationReader:
         keep: NDArray[np.bool_] = self.reasons() == 0
         return keep
 
+    def shard_of(self, row: int) -> int:
+        """The shard that holds a row."""
+        return row // self.table.table.shard_rows
+
     def stats(self) -> Moments:
         """Moments of the kept rows. Raises StoreError before the array is finished: those that
         stayed when an array was freed count no more once it is captured again."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_cli.errors import StoreError
-from sae_cli.store.acts.array import ActivationReader
+from sae_cli.store.acts.array import NAME, ActivationReader
 
 
 class PairedReader(ActivationReader):
@@ -29,7 +29,7 @@ class PairedReader(ActivationReader):
         self._other, self._as_stored = other, chunk_rows == self.chunk_rows
         if self.planned_rows != other.planned_rows:
             raise StoreError(
-                f"{dir} has {self.planned_rows:,} rows, {other.files.where('')} has "
+                f"{dir} has {self.planned_rows:,} rows, {other.files.where(NAME)} has "
                 f"{other.planned_rows:,}: they are not of the same tokens"
             )
         self.chunk_rows = chunk_rows

@@ -83,6 +83,10 @@ class ShuffledReader:
             filled += count
         return out
 
+    def shard_of(self, row: int) -> int:
+        """See `ActivationReader.shard_of`."""
+        return self._reader.shard_of(row)
+
     def close(self) -> None:
         """Stop reading ahead and drop the pools. Twice is harmless."""
         self._leave()
