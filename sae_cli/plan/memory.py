@@ -102,18 +102,27 @@ def need(stages: Sequence[Stage]) -> Need | None:
     assert isinstance(work, CacheWork) and isinstance(source, TokensWork)
     d = facts.d_in(work.site)
     specs = [s.work.train for s in stages if isinstance(s.work, TrainWork)]
+    target = stages[0].deps.get("target")  # of transcoders, which share one too
+    if target is None:
+        d_out, row_bytes = d, work.cache.row_bytes(d)
+    else:
+        assert isinstance(target.work, CacheWork)
+        d_out = facts.d_in(target.work.site)
+        row_bytes = work.cache.row_bytes(d) + work.cache.row_bytes(d_out)
     total = -(-source.data.tokens // source.data.context) * source.data.context
     chunk = work.cache.chunk_rows(d, source.data.context, total)
     pool = _pool_rows(total, specs[0].shuffle_tokens, chunk)
     size = max(spec.batch_size for spec in specs)
     views = len({(spec.center, spec.normalize) for spec in specs})
     sizes = len({spec.batch_size for spec in specs})
+    widest = max(d, d_out)
+    streamed = d if target is None else d + d_out
     return Need(
-        kept=sum(_kept(spec, d) for spec in specs),
-        step=max(_step(spec, d) for spec in specs),
-        rows=4 * size * d * (1 + views) * (1 if sizes == 1 else 2),
-        end=max(_end(spec, d) for spec in specs),
-        pools=2 * (pool + 1) * work.cache.row_bytes(d),
+        kept=sum(_kept(spec, widest) for spec in specs),
+        step=max(_step(spec, widest) for spec in specs),
+        rows=4 * size * streamed * (1 + views) * (1 if sizes == 1 else 2),
+        end=max(_end(spec, widest) for spec in specs),
+        pools=2 * (pool + 1) * row_bytes,
     )
 
 
@@ -142,7 +151,8 @@ def _parameters(spec: Train, d: int) -> int:
     """Numbers that are trained, at most: two vectors of `width` more than weights and biases."""
     _, width = _own(spec)
     matrices = 1 if spec.arch == "tied" else 2
-    return matrices * d * width + 3 * width + d
+    skip = d * d if getattr(spec, "skip", False) else 0
+    return matrices * d * width + 3 * width + d + skip
 
 
 def _kept(spec: Train, d: int) -> int:

@@ -27,6 +27,8 @@ class SaeRow(Frozen):
     """Layer, from 0."""
     site: str
     """Where in the layer."""
+    out_site: str | None
+    """What a transcoder predicts; null for an SAE."""
     arch: str
     """Architecture."""
     width: int
@@ -64,6 +66,7 @@ def _row(
         model=model,
         layer=capture.layer,
         site=capture.site,
+        out_site=getattr(train.work.train, "out_site", None),
         arch=train.work.train.arch,
         width=train.work.train.width,
         variant=" ".join(variant(train.work.train)),

@@ -45,8 +45,8 @@ def fold(
     form: Scaled,
     mean: Tensor,
     scale: float,
-    target: tuple[Tensor, float] | None = None,
     dtype: torch.dtype = torch.float32,
+    target: tuple[Tensor, float] | None = None,
 ) -> SAE:
     """The SAE on raw activations that equals `form` on z = (x - mean) * scale.
 

@@ -232,7 +232,7 @@ class Trainer:
                     named[name] = self.mesh.whole(name, value)
             if not self.mesh.leads:
                 return None
-            return fold(Scaled(**named), self.mean, self.scale, self._target)
+            return fold(Scaled(**named), self.mean, self.scale, target=self._target)
 
     @contextmanager
     def _finished(self) -> Iterator[None]:

@@ -2,12 +2,15 @@
 
 SAEs of one site share the clean and the ablated forwards. Where a token does not count, every
 pass keeps the original activation, so clean, spliced and ablated runs differ only where the SAE
-is being judged.
+is being judged. A transcoder is judged at the site that it predicts: its prediction takes the place
+of what is there. Nothing before that site is changed, so what it reads is that of the clean pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,9 +25,9 @@ from sae_cli.lm.device import pick_device
 from sae_cli.lm.load import load_model
 from sae_cli.lm.outliers import marked
 from sae_cli.lm.sites import Tap, find_tap
-from sae_cli.lm.splice import Edit, forward_logits, masked
+from sae_cli.lm.splice import Edit, editing, forward_logits, masked
 from sae_cli.sae.base import SAE
-from sae_cli.spec.stages import EvalSpec, MaskSpec
+from sae_cli.spec.stages import EvalSpec
 from sae_cli.spec.work import CacheWork, EvalWork, TokensWork
 from sae_cli.stages.metrics import (
     DENSITY,
@@ -54,7 +57,10 @@ def run(tasks: Sequence[Task]) -> None:
     assert isinstance(capture, CacheWork)
     device = pick_device(first.device)
     model = load_model(capture.model, device)
-    site = _Site(first, find_tap(model, capture.layer, capture.site), capture.mask, device)
+    site = _Site(first, "cache", model, device)
+    read = site
+    if "target" in first.deps:
+        site = _Site(first, "target", model, device)
     judged = [_Judged(task, site, device) for task in tasks]
     blocks = BlockReader(first.deps["tokens"].path)
     count = _blocks_to_use(work.eval, blocks, source.data.context)
@@ -64,7 +70,8 @@ def run(tasks: Sequence[Task]) -> None:
     for start in range(0, count, per):
         stop = min(start + per, count)
         tokens = torch.from_numpy(blocks.tokens(SPLIT, start, stop).astype(np.int64)).to(device)
-        _batch(model, site, judged, tokens, blocks.reasons(SPLIT, start, stop), work.eval.splice)
+        reasons = blocks.reasons(SPLIT, start, stop)
+        _batch(model, read, site, judged, tokens, reasons, work.eval.splice)
         first.report.at(stop * source.data.context)
         if stop < count:
             first.leave("its start: an evaluation begins again")
@@ -73,11 +80,14 @@ def run(tasks: Sequence[Task]) -> None:
 
 
 class _Site:
-    """What the SAEs of one site have in common: where they read, and what training saw there."""
+    """What the SAEs of one site have in common: where they read (or, of transcoders, also where
+    they write), and what training saw there."""
 
-    def __init__(self, task: Task, tap: Tap, mask: MaskSpec, device: torch.device) -> None:
-        self.tap, self.mask = tap, mask
-        cache = StageDir(task.deps["cache"].path)
+    def __init__(self, task: Task, role: str, model: PreTrainedModel, device: torch.device) -> None:
+        capture = task.deps[role].work
+        assert isinstance(capture, CacheWork)
+        self.tap, self.mask = find_tap(model, capture.layer, capture.site), capture.mask
+        cache = StageDir(task.deps[role].path)
         done = read_done(cache)
         if done is None:  # it was when the runner looked
             raise StoreError(f"{cache} is being made again: evaluate when it is done")
@@ -98,7 +108,7 @@ class _Judged:
         self.task = task
         held = load_sae(task.deps["train"].path)
         self.sae = SAE.from_tensors(held.tensors, held.arch, held.k).to(device)
-        self.rebuilt = ReconstructionMeter(self.sae.d_in, self.sae.d_sae, site.mean)
+        self.rebuilt = ReconstructionMeter(self.sae.d_out, self.sae.d_sae, site.mean)
         self.loss = LossMeter()
         self.site = site
 
@@ -128,21 +138,17 @@ class _Judged:
 
 def _batch(
     model: PreTrainedModel,
+    read: _Site,
     site: _Site,
     judged: Sequence[_Judged],
     tokens: Tensor,
     reasons: NDArray[np.uint8],
     splice: bool,
 ) -> None:
-    seen: list[Tensor] = []
-
-    def look(x: Tensor) -> Tensor:
-        seen.append(x)
-        return x
-
-    clean = forward_logits(model, tokens, tap=site.tap, edit=look)
-    (acts,) = seen
+    clean, inputs, acts = _clean(model, read, site, tokens)
     keep = site.keep(acts, reasons)
+    if read is not site:
+        keep &= read.keep(inputs, reasons)
     if splice:
         mean = site.mean.to(acts.dtype)
         for meter, edit in (
@@ -150,14 +156,36 @@ def _batch(
             (site.mean_loss, lambda x: mean.expand_as(x)),
         ):
             meter.update(clean, _with(model, tokens, site.tap, edit, keep), tokens, keep)
-    kept = acts[keep]
+    kept, wanted = inputs[keep], acts[keep]
     for each in judged:
         latents = each.sae.encode(kept)
-        rebuilt = each.sae.decode(latents)
-        each.rebuilt.update(kept, rebuilt, latents)
+        rebuilt = each.sae.decode(latents, kept)
+        each.rebuilt.update(wanted, rebuilt, latents)
         if splice:
-            changed = _with(model, tokens, site.tap, each.sae.forward, keep)
+            edit = each.sae.forward if read is site else partial(_predicted, each.sae, inputs)
+            changed = _with(model, tokens, site.tap, edit, keep)
             each.loss.update(clean, changed, tokens, keep)
+
+
+def _clean(
+    model: PreTrainedModel, read: _Site, site: _Site, tokens: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of the unchanged model, and the activations of two sites, which may be one."""
+    seen: dict[str, Tensor] = {}
+
+    def look(name: str, x: Tensor) -> Tensor:
+        seen[name] = x
+        return x
+
+    with ExitStack() as stack:
+        if read is not site:
+            stack.enter_context(editing(model, read.tap, partial(look, "read")))
+        clean = forward_logits(model, tokens, tap=site.tap, edit=partial(look, "judged"))
+    return clean, seen.get("read", seen["judged"]), seen["judged"]
+
+
+def _predicted(sae: SAE, inputs: Tensor, _: Tensor) -> Tensor:
+    return sae.forward(inputs)
 
 
 def _with(model: PreTrainedModel, tokens: Tensor, tap: Tap, edit: Edit, keep: Tensor) -> Tensor:

@@ -106,6 +106,7 @@ def describe(
             "keys": {"train": task.key, **{role: d.key for role, d in task.deps.items()}},
             "layer": cache.layer,
             "site": cache.site,
+            **({} if target is None else {"out_site": target.site}),
             "model": identity(cache.model),
             "data": identity(tokens.data),
             "cache": identity(cache.cache),
