@@ -40,10 +40,13 @@ def check(
     dead: list[int] | None = None,
     moment: Moment = MIDWAY,
     free_decoder: bool = False,
+    target: Tensor | None = None,
 ) -> Outcome:
-    """Loss and every gradient of `form` are those of `loss_of(its parameters)`."""
+    """Loss and every gradient of `form` are those of `loss_of(its parameters)`; `target` is what a
+    transcoder predicts."""
     before = {n: t.clone() for n, t in (form.params | form.buffers).items()}
-    outcome = form.gradients(z, moment, None if dead is None else torch.tensor(dead))
+    told = () if target is None else (target,)
+    outcome = form.gradients(z, moment, None if dead is None else torch.tensor(dead), *told)
     for name, tensor in (form.params | form.buffers).items():
         assert torch.equal(before[name], tensor), f"gradients() changed {name}"
     leaves = {n: t.clone().requires_grad_() for n, t in form.params.items()}
