@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from sae_cli.errors import Interrupted, StoreError
 from sae_cli.plan.graph import Stage
@@ -52,17 +52,22 @@ def launch(stages: Sequence[Stage], context: Context) -> list[Result]:
         stdout=subprocess.DEVNULL,
         env={"OMP_NUM_THREADS": threads, **os.environ},
     )
+    places = [folder(context.workspace, stage) for stage in stages]
     asked = False
-    while child.poll() is None:
-        if context.stop() and not asked:
-            _ask(child, folder(context.workspace, stages[0]))
-            asked = True
-        time.sleep(POLL_S)
+    try:
+        while child.poll() is None:
+            if context.stop() and not asked:
+                _ask(child, places)
+                asked = True
+            time.sleep(POLL_S)
+    except BaseException:
+        child.terminate()
+        raise
     context.force.difference_update(stage.name for stage in stages)
     if context.stop():
         raise Interrupted(f"interrupted: {names}: its processes have saved and left")
     seconds = time.monotonic() - started
-    return [_result(stage, folder(context.workspace, stage), seconds) for stage in stages]
+    return [_result(stage, at, seconds) for stage, at in zip(stages, places, strict=True)]
 
 
 def command(stages: Sequence[Stage], number: int, context: Context) -> list[str]:
@@ -78,15 +83,23 @@ def command(stages: Sequence[Stage], number: int, context: Context) -> list[str]
     ]
 
 
-def _ask(child: subprocess.Popen[bytes], place: StageDir) -> None:
-    """Ask rank 0, who holds the claims, to save and leave, and the others with it; before there is
-    one, torchrun to end them."""
-    holder = read_holder(place.claim)
-    if holder is not None and holder.host == socket.gethostname():
-        with suppress(ProcessLookupError):
-            os.kill(holder.pid, signal.SIGTERM)
-    else:
-        child.terminate()
+def _ask(child: subprocess.Popen[bytes], places: Sequence[StageDir]) -> None:
+    """Ask rank 0, who holds the claims, to save and leave, and the others with it; where it holds
+    none, torchrun to end them."""
+    for place in places:
+        holder = read_holder(place.claim)
+        if holder is not None and _parent(holder.pid) == child.pid:
+            with suppress(ProcessLookupError):
+                os.kill(holder.pid, signal.SIGTERM)
+            return
+    child.terminate()
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError):
+        return None
 
 
 def _result(stage: Stage, place: StageDir, seconds: float) -> Result:
