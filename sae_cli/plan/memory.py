@@ -100,29 +100,24 @@ def need(stages: Sequence[Stage]) -> Need | None:
     capture = stages[0].deps["cache"]
     source, work = capture.deps["tokens"].work, capture.work
     assert isinstance(work, CacheWork) and isinstance(source, TokensWork)
-    d = facts.d_in(work.site)
     specs = [s.work.train for s in stages if isinstance(s.work, TrainWork)]
-    target = stages[0].deps.get("target")  # of transcoders, which share one too
-    if target is None:
-        d_out, row_bytes = d, work.cache.row_bytes(d)
-    else:
+    d, target = facts.d_in(work.site), stages[0].deps.get("target")
+    sides = [d]
+    if target is not None:  # of transcoders, which share what they predict too
         assert isinstance(target.work, CacheWork)
-        d_out = facts.d_in(target.work.site)
-        row_bytes = work.cache.row_bytes(d) + work.cache.row_bytes(d_out)
+        sides.append(facts.d_in(target.work.site))
     total = -(-source.data.tokens // source.data.context) * source.data.context
     chunk = work.cache.chunk_rows(d, source.data.context, total)
     pool = _pool_rows(total, specs[0].shuffle_tokens, chunk)
     size = max(spec.batch_size for spec in specs)
     views = len({(spec.center, spec.normalize) for spec in specs})
     sizes = len({spec.batch_size for spec in specs})
-    widest = max(d, d_out)
-    streamed = d if target is None else d + d_out
     return Need(
-        kept=sum(_kept(spec, widest) for spec in specs),
-        step=max(_step(spec, widest) for spec in specs),
-        rows=4 * size * streamed * (1 + views) * (1 if sizes == 1 else 2),
-        end=max(_end(spec, widest) for spec in specs),
-        pools=2 * (pool + 1) * row_bytes,
+        kept=sum(_kept(spec, d, sides[-1]) for spec in specs),
+        step=max(_step(spec, d, sides[-1]) for spec in specs),
+        rows=4 * size * sum(sides) * (1 + views) * (1 if sizes == 1 else 2),
+        end=max(_end(spec, d, sides[-1]) for spec in specs),
+        pools=2 * (pool + 1) * sum(work.cache.row_bytes(side) for side in sides),
     )
 
 
@@ -147,39 +142,43 @@ def _own(spec: Train) -> tuple[int, int]:
     return spec.batch_size // spec.parallel.data, spec.width // spec.parallel.latent
 
 
-def _parameters(spec: Train, d: int) -> int:
+def _parameters(spec: Train, d: int, d_out: int) -> int:
     """Numbers that are trained, at most: two vectors of `width` more than weights and biases."""
     _, width = _own(spec)
-    matrices = 1 if spec.arch == "tied" else 2
-    skip = d * d if getattr(spec, "skip", False) else 0
-    return matrices * d * width + 3 * width + d + skip
+    across = d if spec.arch == "tied" else d + d_out
+    return across * width + 3 * width + d_out + _skip(spec, d, d_out)
 
 
-def _kept(spec: Train, d: int) -> int:
+def _skip(spec: Train, d: int, d_out: int) -> int:
+    return d * d_out if getattr(spec, "skip", False) else 0
+
+
+def _kept(spec: Train, d: int, d_out: int) -> int:
     _, width = _own(spec)
     moments = 2 * (4 if spec.moments_dtype == "float32" else 2)
     average = 0 if spec.ema_decay is None else 4
-    return _parameters(spec, d) * (4 + moments + average) + 16 * width
+    return _parameters(spec, d, d_out) * (4 + moments + average) + 16 * width
 
 
-def _step(spec: Train, d: int) -> int:
+def _step(spec: Train, d: int, d_out: int) -> int:
     rows, width = _own(spec)
     dense = DENSE.get(spec.arch, max(DENSE.values()))
-    numbers = _parameters(spec, d)  # gradients
-    numbers += int(rows * (dense * width + THIN * d))
+    numbers = _parameters(spec, d, d_out)  # gradients
+    numbers += int(rows * (dense * width + THIN * max(d, d_out)))
     active = getattr(spec, "k", 0)
     numbers += ENTRY * rows * active
     if spec.parallel.latent > 1:  # what every shard names for the cut of a row or a batch
         numbers += 4 * rows * active * spec.parallel.latent
     if "auxk_alpha" in type(spec).model_fields:
-        numbers += REVIVED * d * width
+        numbers += REVIVED * max(d, d_out) * width
     return 4 * numbers + FIXED
 
 
-def _end(spec: Train, d: int) -> int:
+def _end(spec: Train, d: int, d_out: int) -> int:
     assert spec.width is not None
     calibration = CALIBRATED * min(CALIBRATION_ROWS, spec.batch_size) * spec.width
-    return 4 * max(FOLDED * d * spec.width, calibration + d * spec.width)
+    encoder = max(d, d_out) * spec.width + _skip(spec, d, d_out)
+    return 4 * max(FOLDED * encoder, calibration + encoder)
 
 
 def _pool_rows(total: int, shuffle_tokens: int, chunk: int) -> int:

@@ -25,6 +25,22 @@ class _Entry:
         record: dict[str, Any] = self.cfg["metadata"]["saectl"]
         return record
 
+    @property
+    def arch(self) -> str:
+        """Our name of the architecture."""
+        return f"{self.own['arch']} transcoder" if self.out_site else str(self.own["arch"])
+
+    @property
+    def out_site(self) -> str | None:
+        """The site that a transcoder predicts."""
+        return self.own.get("out_site")
+
+    @property
+    def site(self) -> str:
+        """Where it reads and, of a transcoder, what it predicts."""
+        site = str(self.own["site"])
+        return f"{site} to {self.out_site}" if self.out_site else site
+
     def m(self, name: str, form: str) -> str:
         """A metric for a table; `-` where it is null or was not measured."""
         value = self.metrics.get(name)

@@ -161,14 +161,14 @@ def trained(
 def test_it_finds_the_features_of_a_map_between_two_dictionaries(arch: str) -> None:
     """Sparse causes seen through one dictionary and to be told in another, of other size."""
     generator = torch.Generator().manual_seed(0)
-    causes, d_in, d_out, rows = 48, 32, 40, 20_000
+    causes, d_in, d_out, rows = 48, 32, 40, 8_000
     into, out = (torch.randn(causes, d, generator=generator) for d in (d_in, d_out))
     into, out = into / into.norm(dim=1, keepdim=True), out / out.norm(dim=1, keepdim=True)
     on = torch.rand(rows, causes, generator=generator) < 0.05
     amount = on * (0.5 + torch.rand(rows, causes, generator=generator))
     x, y = amount @ into, amount @ out
     trainer = trained(
-        arch, False, x, y, steps=1500, batch=512, width=96,
+        arch, False, x, y, steps=600, batch=256, width=96,
         **({"l0": 3.0, "threshold_init": None} if arch == "jumprelu" else {"k": 3}),
     )  # fmt: skip
     sae = trainer.finish()
