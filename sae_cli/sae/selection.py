@@ -22,10 +22,8 @@ from torch import Tensor
 from sae_cli.sae.product import chunk_rows, has_fast_bfloat16, linear
 from sae_cli.sae.sparse import dots, ends_of
 
-BLOCK = 32
-"""Neighbouring latents that the exact selection compares by their largest first."""
-NARROW = 1024
-"""Rows shorter than this are compared at once."""
+LEAST_BLOCK = 4
+"""Fewer latents than this in a block, and all of a row are compared at once."""
 LOW = 2**32 - 1
 
 
@@ -84,16 +82,25 @@ def top_k(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
         ordered = pre.clamp_min(0.0).sort(dim=1, descending=True, stable=True)
         return ordered.values[:, :k].contiguous(), ordered.indices[:, :k].contiguous()
     exact = pre.float()
-    block = math.gcd(width, BLOCK)
+    block = _block(width, k)
     latents = torch.arange(width, device=pre.device)
-    if block >= 8 and width >= max(NARROW, 4 * k * block):
+    if block >= LEAST_BLOCK:
         number = width // block
         _, best = _cut(exact.view(rows, number, block).amax(2), latents[:number], k)
         of_row = best + torch.arange(0, rows * number, number, device=pre.device)[:, None]
-        exact = exact.view(-1, block).index_select(0, of_row.flatten()).view(rows, -1)
+        exact = exact.view(-1, block).index_select(0, of_row.flatten()).view(rows, k * block)
         latents = (best[:, :, None] * block + latents[:block]).flatten(1)
     values, indices = _cut(exact, latents, k)
     return values.to(pre.dtype), indices
+
+
+def _block(width: int, k: int) -> int:
+    """Latents in a block: a power of two near 1.2 sqrt(width / k) that divides the width.
+
+    With b in a block, width / b are compared and then k b, least at the root; on two CPUs the
+    fastest was a little above, between widths 512 and 16,384 and k 4 to 32.
+    """
+    return math.gcd(width, 2 ** round(math.log2(1.2 * math.sqrt(width / k))))
 
 
 def _cut(values: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
