@@ -25,8 +25,9 @@ class PairedReader(ActivationReader):
     """
 
     def __init__(self, dir: Path, other: ActivationReader, chunk_rows: int) -> None:
+        self._other = other  # before all else: `complete` asks it
         super().__init__(dir)
-        self._other, self._as_stored = other, chunk_rows == self.chunk_rows
+        self._as_stored = chunk_rows == self.chunk_rows
         if self.planned_rows != other.planned_rows:
             raise StoreError(
                 f"{dir} has {self.planned_rows:,} rows, {other.files.where(NAME)} has "
