@@ -45,6 +45,8 @@ is in float64."""
 CALIBRATED = 5
 """float32 tensors [CALIBRATION_ROWS, width] that calibration has alive."""
 CALIBRATION_ROWS = 1024
+MOMENT_BLOCK = 256
+"""Numbers of a row whose 8-bit moments share a scale."""
 
 
 @dataclass(frozen=True)
@@ -141,15 +143,27 @@ def _own(spec: Train) -> tuple[int, int]:
 def _parameters(spec: Train, d: int) -> int:
     """Numbers that are trained, at most: two vectors of `width` more than weights and biases."""
     _, width = _own(spec)
-    matrices = 1 if spec.arch == "tied" else 2
-    return matrices * d * width + 3 * width + d
+    return _matrices(spec) * d * width + 3 * width + d
+
+
+def _matrices(spec: Train) -> int:
+    return 1 if spec.arch == "tied" else 2
 
 
 def _kept(spec: Train, d: int) -> int:
     _, width = _own(spec)
-    moments = 2 * (4 if spec.moments_dtype == "float32" else 2)
+    numbers = _parameters(spec, d)
     average = 0 if spec.ema_decay is None else 4
-    return _parameters(spec, d) * (4 + moments + average) + 16 * width
+    return numbers * (4 + average) + _moments(spec, d) + 16 * width
+
+
+def _moments(spec: Train, d: int) -> int:
+    """Both of Adam's. Vectors have no 8-bit ones, and a row of a matrix has scales beside them."""
+    numbers = _parameters(spec, d)
+    if spec.moments_dtype != "int8":
+        return 2 * numbers * (4 if spec.moments_dtype == "float32" else 2)
+    rows = _matrices(spec) * _own(spec)[1]
+    return 2 * (rows * (d + 4 * -(-d // MOMENT_BLOCK)) + 4 * (numbers - rows * d))
 
 
 def _step(spec: Train, d: int) -> int:

@@ -27,6 +27,7 @@ SPECS: dict[str, TrainBase] = {
     "topk, narrow moments, averaged": TopKTrain(
         width=64, k=4, moments_dtype="bfloat16", ema_decay=0.8, lr_schedule="cosine", lr=3e-3
     ),
+    "topk, moments in 8 bits": TopKTrain(width=64, k=4, moments_dtype="int8", lr=3e-3),
     "relu_l1": ReluL1Train(arch="relu_l1", width=64, l1=1.0, lr=3e-3),
     "jumprelu": JumpReluTrain(arch="jumprelu", width=64, l0=4.0, lr=3e-3, bandwidth=0.5),
     "jumprelu, sparse products": JumpReluTrain(
