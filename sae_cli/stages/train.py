@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sae_cli import __version__
 from sae_cli.lm.names import hook_name
 from sae_cli.sae.base import SAE
@@ -47,7 +49,11 @@ def run(tasks: Sequence[Task]) -> None:
         task = member.task
         cfg = describe(task, sae, int(reader.attrs["context"]), str(reader.attrs["module"]))
         save_sae(task.out, sae.tensors(), cfg)
-        summary = {"steps": member.steps, "tokens": member.trainer.tokens}
+        summary = {
+            "steps": member.steps,
+            "tokens": member.trainer.tokens,
+            "threads": torch.get_num_threads(),  # the order of sums, and so last bits, may follow
+        }
         task.finish([WEIGHTS, CFG], summary | spread(task))
 
     for (seed, pool, parallel), group in orders.items():
