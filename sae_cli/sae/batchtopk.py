@@ -133,7 +133,7 @@ class BatchTopK(Form):
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
         """Decoder rows back to unit norm. The cut stands in for the threshold until the end."""
-        renormalise(self.params["dec"])
+        renormalise(self.params["dec"], moment.broken)
         self.buffers["threshold"].copy_(outcome.extra["threshold"])
 
     def calibrate(self, batches: Callable[[], Iterator[Tensor]]) -> None:

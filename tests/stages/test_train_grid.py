@@ -198,8 +198,6 @@ def test_waiting_is_the_time_that_reading_takes(place, monkeypatch):
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
