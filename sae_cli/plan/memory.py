@@ -45,6 +45,8 @@ is in float64."""
 CALIBRATED = 5
 """float32 tensors [CALIBRATION_ROWS, width] that calibration has alive."""
 CALIBRATION_ROWS = 1024
+MOMENT_BLOCK = 256
+"""Numbers of a row whose 8-bit moments share a scale."""
 
 
 @dataclass(frozen=True)
@@ -145,19 +147,31 @@ def _own(spec: Train) -> tuple[int, int]:
 def _parameters(spec: Train, d: int, d_out: int) -> int:
     """Numbers that are trained, at most: two vectors of `width` more than weights and biases."""
     _, width = _own(spec)
-    across = d if spec.arch == "tied" else d + d_out
-    return across * width + 3 * width + d_out + _skip(spec, d, d_out)
+    return sum(rows * n for rows, n in _matrices(spec, d, d_out)) + 3 * width + d_out
 
 
-def _skip(spec: Train, d: int, d_out: int) -> int:
-    return d * d_out if getattr(spec, "skip", False) else 0
+def _matrices(spec: Train, d: int, d_out: int) -> list[tuple[int, int]]:
+    """Rows and columns of the encoder, the decoder, and a transcoder's skip."""
+    _, width = _own(spec)
+    found = [(width, d)] if spec.arch == "tied" else [(width, d), (width, d_out)]
+    return found + ([(d_out, d)] if getattr(spec, "skip", False) else [])
 
 
 def _kept(spec: Train, d: int, d_out: int) -> int:
     _, width = _own(spec)
-    moments = 2 * (4 if spec.moments_dtype == "float32" else 2)
     average = 0 if spec.ema_decay is None else 4
-    return _parameters(spec, d, d_out) * (4 + moments + average) + 16 * width
+    weights = _parameters(spec, d, d_out) * (4 + average)
+    return weights + _moments(spec, d, d_out) + 16 * width
+
+
+def _moments(spec: Train, d: int, d_out: int) -> int:
+    """Both of Adam's. Vectors have no 8-bit ones, and a row of a matrix has scales beside them."""
+    numbers = _parameters(spec, d, d_out)
+    if spec.moments_dtype != "int8":
+        return 2 * numbers * (4 if spec.moments_dtype == "float32" else 2)
+    matrices = _matrices(spec, d, d_out)
+    small = sum(rows * (n + 4 * -(-n // MOMENT_BLOCK)) for rows, n in matrices)
+    return 2 * (small + 4 * (numbers - sum(rows * n for rows, n in matrices)))
 
 
 def _step(spec: Train, d: int, d_out: int) -> int:
@@ -177,7 +191,9 @@ def _step(spec: Train, d: int, d_out: int) -> int:
 def _end(spec: Train, d: int, d_out: int) -> int:
     assert spec.width is not None
     calibration = CALIBRATED * min(CALIBRATION_ROWS, spec.batch_size) * spec.width
-    encoder = max(d, d_out) * spec.width + _skip(spec, d, d_out)
+    encoder = max(d, d_out) * spec.width
+    if getattr(spec, "skip", False):
+        encoder += d * d_out
     return 4 * max(FOLDED * encoder, calibration + encoder)
 
 

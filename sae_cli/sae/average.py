@@ -19,9 +19,14 @@ class Average:
         self.decay = decay
         self.weights = {name: param.clone() for name, param in params.items()}
 
-    def update(self, params: Mapping[str, Tensor], step: int) -> None:
-        """Take in the weights after a step, counted from 0."""
+    def update(self, params: Mapping[str, Tensor], step: int, skip: Tensor | None = None) -> None:
+        """Take in the weights after a step, counted from 0; where `skip` (0-d) is 1, don't."""
         kept = min(self.decay, step / (9 + step))
+        if skip is not None:
+            share = (1.0 - kept) * (1.0 - skip)
+            for name, average in self.weights.items():
+                average.lerp_(params[name], share)
+            return
         names = list(self.weights)
         torch._foreach_lerp_(
             [self.weights[name] for name in names], [params[name] for name in names], 1.0 - kept

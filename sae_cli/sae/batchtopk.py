@@ -8,8 +8,9 @@ Bussmann et al. 2024, "BatchTopK Sparse Autoencoders" (arXiv 2412.06410), sectio
 
 with TopK's auxiliary loss on the detached residual E. A token takes as many latents as it needs,
 so k is a mean. The paper's theta is the mean of the batches' smallest kept value; here it is found
-once, after training, on rows that training never saw: the value that keeps exactly k a token of
-them. What is stored is a JumpReLU with this one threshold. Variances are those of the batch.
+once, after training, on rows that training never saw: midway between the last pre-activation that
+k a token of them keep and the first that they drop, so that no other way of rounding moves their
+number. What is stored is a JumpReLU with this one threshold. Variances are those of the batch.
 """
 
 from __future__ import annotations
@@ -138,11 +139,12 @@ class BatchTopK(Transcoding):
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
         """Decoder rows back to unit norm. The cut stands in for the threshold until the end."""
-        renormalise(self.params["dec"])
+        renormalise(self.params["dec"], moment.broken)
         self.buffers["threshold"].copy_(outcome.extra["threshold"])
 
     def calibrate(self, batches: Callable[[], Iterator[Tensor]]) -> None:
-        """The threshold that keeps exactly k a row of all that `batches` yields."""
+        """The threshold that keeps exactly k a row of all that `batches` yields, and what ties with
+        the last of them. What is not positive counts as zero."""
         enc, b_enc = self.params["enc"], self.params["b_enc"]
         rows = sum(z.shape[0] for z in batches())
 
@@ -150,9 +152,11 @@ class BatchTopK(Transcoding):
             for z in batches():
                 yield from products(z, enc, b_enc)
 
-        smallest = torch.tensor(nth_largest(pre_activations, rows * self.k, self.mesh.sum_latent))
-        below = torch.nextafter(smallest, torch.zeros(()))  # a latent fires above its threshold
-        self.buffers["threshold"].copy_(below)
+        count = rows * self.k
+        found = nth_largest(pre_activations, (count, count + 1), self.mesh.sum_latent)
+        kept, dropped = torch.tensor(found)
+        below = torch.nextafter(kept, torch.zeros(()))  # a latent fires above its threshold
+        self.buffers["threshold"].copy_(torch.minimum((kept + dropped) / 2, below))
 
     def scaled(self) -> Scaled:
         p = self.params

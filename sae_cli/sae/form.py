@@ -32,6 +32,9 @@ class Moment:
 
     step: int
     total: int
+    broken: Tensor | None = None
+    """0-d, on the device: 1 if this step or one before met numbers that are not finite, else 0.
+    None where a step that meets them is never ended."""
 
     def ramp(self, share: float) -> float:
         """Linear rise from 0 over the first `share` of the steps, then 1."""
@@ -110,7 +113,10 @@ class Form(abc.ABC):
         """
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
-        """Called after the optimizer's step, to restore what must hold of the weights."""
+        """Called after the optimizer's step, to restore what must hold of the weights.
+
+        Where `moment.broken`, matrices must stay as they are; the caller puts back the rest.
+        """
         return
 
     def averaged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -146,9 +152,12 @@ def unit_rows(d_sae: int, d_in: int, generator: torch.Generator, device: torch.d
     return renormalise(rows).to(device)
 
 
-def renormalise(dec: Tensor) -> Tensor:
-    """Scale the rows of `dec [d_sae, d_in]` to unit norm, in place. Zero rows stay zero."""
+def renormalise(dec: Tensor, skip: Tensor | None = None) -> Tensor:
+    """Scale the rows of `dec [d_sae, d_in]` to unit norm, in place. Zero rows stay zero, and where
+    `skip` (0-d) is 1 all rows stay as they are, to the bit."""
     norms = torch.linalg.vector_norm(dec, dim=1, keepdim=True)
+    if skip is not None:
+        norms = torch.where(skip > 0, 1.0, norms)
     return dec.div_(norms.clamp_min(torch.finfo(dec.dtype).tiny))
 
 

@@ -99,7 +99,7 @@ class Gated(Form):
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
         """Decoder rows back to unit norm."""
-        renormalise(self.params["dec"])
+        renormalise(self.params["dec"], moment.broken)
 
     def scaled(self) -> Scaled:
         p = self.params

@@ -209,7 +209,7 @@ class JumpReLU(Transcoding):
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
         """Unit decoder rows, thresholds at or above zero, one step of the two controllers."""
-        renormalise(self.params["dec"])
+        renormalise(self.params["dec"], moment.broken)
         excess = (outcome.l0 / self.target - 1.0).clamp(-1.0, 1.0)
         multiplier = self.buffers["multiplier"]
         multiplier.add_(excess * INTEGRAL_RATE).clamp_(-MULTIPLIER_LIMIT, MULTIPLIER_LIMIT)

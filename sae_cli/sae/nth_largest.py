@@ -1,4 +1,4 @@
-"""The exact n-th largest of more numbers than memory holds, in two passes.
+"""The exact n-th largest of more numbers than memory holds, for any n in the same two passes.
 
 Positive floats have the order of their bits, so a histogram over the upper bits finds the bin that
 holds the answer, and one over the lower bits of that bin finds the answer itself. No sort, and no
@@ -7,7 +7,7 @@ average that would have to settle: a threshold is calibrated once, exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,35 +17,47 @@ LOW_BITS = 16
 
 def nth_largest(
     passes: Callable[[], Iterable[Tensor]],
-    n: int,
+    ranks: Sequence[int],
     total: Callable[[Tensor], Tensor] = lambda counts: counts,
-) -> float:
-    """The n-th largest positive number, as float32, of all that one call of `passes` yields.
+) -> list[float]:
+    """For each n of `ranks` the n-th largest positive number, as float32, of all that one call of
+    `passes` yields; zero where fewer are positive.
 
-    Each call of `passes` must yield the same tensors (of any shape). Zero where fewer than n are
-    positive. Where the numbers lie in several processes, `total` adds their counts up.
+    Each call of `passes` must yield the same tensors (of any shape). Where the numbers lie in
+    several processes, `total` adds their counts up.
     """
-    assert n >= 1
-    upper = total(_histogram(passes(), lambda bits: bits >> LOW_BITS))
-    found = _place(upper, n)
-    if found is None:
-        return 0.0
-    top, above = found
-    lower = total(
-        _histogram(passes(), lambda bits: bits[(bits >> LOW_BITS) == top] & ((1 << LOW_BITS) - 1))
-    )
-    within = _place(lower, n - above)
-    assert within is not None, "the second pass saw other numbers than the first"
-    bits = torch.tensor((top << LOW_BITS) | within[0], dtype=torch.int32)
-    return float(bits.view(torch.float32))
+    assert min(ranks) >= 1
+    (upper,) = total(_histograms(passes(), 1, lambda bits: [bits >> LOW_BITS]))
+    places = [_place(upper, n) for n in ranks]
+    tops = sorted({place[0] for place in places if place is not None})
+    if not tops:
+        return [0.0] * len(ranks)
+
+    def within(bits: Tensor) -> list[Tensor]:
+        return [bits[(bits >> LOW_BITS) == top] & ((1 << LOW_BITS) - 1) for top in tops]
+
+    lower = dict(zip(tops, total(_histograms(passes(), len(tops), within)), strict=True))
+    found = []
+    for n, place in zip(ranks, places, strict=True):
+        bits = 0
+        if place is not None:
+            top, above = place
+            low = _place(lower[top], n - above)
+            assert low is not None, "the second pass saw other numbers than the first"
+            bits = (top << LOW_BITS) | low[0]
+        found.append(float(torch.tensor(bits, dtype=torch.int32).view(torch.float32)))
+    return found
 
 
-def _histogram(parts: Iterable[Tensor], bin_of: Callable[[Tensor], Tensor]) -> Tensor:
-    total = torch.zeros(1 << LOW_BITS, dtype=torch.int64)
+def _histograms(
+    parts: Iterable[Tensor], count: int, bins_of: Callable[[Tensor], list[Tensor]]
+) -> Tensor:
+    """`[count, 2^16]`: how many positive numbers are in each of the bins."""
+    total = torch.zeros(count, 1 << LOW_BITS, dtype=torch.int64)
     for part in parts:
         positive = part[part > 0].float()
-        bins = bin_of(positive.view(torch.int32))
-        total += torch.bincount(bins, minlength=total.numel()).cpu()
+        for row, bins in zip(total, bins_of(positive.view(torch.int32)), strict=True):
+            row += torch.bincount(bins, minlength=row.numel()).cpu()
     return total
 
 

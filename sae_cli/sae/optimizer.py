@@ -1,10 +1,12 @@
-"""Adam over a form's parameters in one fused pass, with moments in float32 or bfloat16.
+"""Adam over a form's parameters in one fused pass, moments in float32, bfloat16 or 8 bits.
 
 Kingma & Ba 2015 (arXiv 1412.6980), algorithm 1, as torch fuses it: a parameter, its gradient and
-its moments are read once and written once. bfloat16 moments are widened, moved and rounded a few
+its moments are read once and written once. Narrow moments are widened, moved and rounded a few
 rows at a time. They are rounded at random, up or down in proportion, because the second moment
 moves by less than half of bfloat16's step and would stand still if it were rounded to the nearest;
-the noise is a function of the step, so a resumed run draws the same. 8-bit moments are refused.
+the noise is a function of the step, so a resumed run draws the same. In 8 bits (`quantised`) are
+the moments of matrices; those of vectors, which have one number where a matrix has a row, stay
+float32.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from sae_cli.sae import quantised
 from sae_cli.sae.mesh import SINGLE, Mesh, is_split
 
 EPS = 1e-8
-KINDS = ("exp_avg", "exp_avg_sq", "step")
+CODES = {"exp_avg": torch.int8, "exp_avg_sq": torch.uint8}
+"""The two moments, and the format of their codes in 8 bits."""
 ROWS_BYTES = 2**20
 """Bytes of float32 that are widened at a time."""
 
@@ -26,7 +30,8 @@ class Adam:
     """The moments of `params`, which it changes in place. A step is one call.
 
     State, by names `{param}.exp_avg`, `{param}.exp_avg_sq` (as the parameter, in `dtype`) and
-    `{param}.step` (0-d float32).
+    `{param}.step` (0-d float32). With int8 a matrix has int8 and uint8 codes there, and their
+    scales beside them, `{param}.exp_avg_scale` and `{param}.exp_avg_sq_scale`.
     """
 
     def __init__(
@@ -37,14 +42,21 @@ class Adam:
         dtype: torch.dtype,
         mesh: Mesh = SINGLE,
     ) -> None:
-        assert dtype in (torch.float32, torch.bfloat16)
+        assert dtype in (torch.float32, torch.bfloat16, torch.int8)
         self._params = {name: params[name] for name in sorted(params)}
         self._betas = (beta1, beta2)
         self._mesh = mesh
         self.state: dict[str, Tensor] = {}
         for name, param in self._params.items():
-            for kind in KINDS[:2]:
-                self.state[f"{name}.{kind}"] = torch.zeros_like(param, dtype=dtype)
+            for kind, codes in CODES.items():
+                place = f"{name}.{kind}"
+                if dtype != torch.int8:
+                    self.state[place] = torch.zeros_like(param, dtype=dtype)
+                elif param.dim() == 1:
+                    self.state[place] = torch.zeros_like(param)
+                else:
+                    self.state[place], scales = quantised.zeros(param, codes)
+                    self.state[f"{place}_scale"] = scales
             self.state[f"{name}.step"] = torch.zeros((), device=param.device)
 
     def step(
@@ -61,24 +73,30 @@ class Adam:
         changes. Both stay on the device.
         """
         for name, param in self._params.items():
-            first, second, step = (self.state[f"{name}.{kind}"] for kind in KINDS)
+            step = self.state[f"{name}.step"]
             step += 1.0 if skip is None else 1.0 - skip
-            parts = [(param, grads[name], first, second)]
-            narrow = first.dtype != param.dtype
-            if narrow:
+            moments = [self._moment(name, kind) for kind in CODES]
+            rows, noise = param.shape[0], None
+            if moments[0][0].dtype != param.dtype:
                 rows = max(1, ROWS_BYTES // (param[0].numel() * 4))
-                parts = list(zip(*(torch.split(t, rows) for t in parts[0]), strict=True))
                 noise = self._noise(name, rows, number)
-            for p, g, m, v in parts:
-                wide = (m.float(), v.float()) if narrow else (m, v)
+            for start in range(0, param.shape[0], rows):
+                at = slice(start, start + rows)
+                kept = [[part[at] for part in moment] for moment in moments]
+                wide = [_widened(*moment) for moment in kept]
                 torch._fused_adam_(
-                    [p], [g], [wide[0]], [wide[1]], [], [step],
+                    [param[at]], [grads[name][at]], [wide[0]], [wide[1]], [], [step],
                     lr=rates[name], beta1=self._betas[0], beta2=self._betas[1], weight_decay=0.0,
                     eps=EPS, amsgrad=False, maximize=False, grad_scale=shrink, found_inf=skip,
                 )  # fmt: skip
-                if narrow:
-                    for kept, exact in zip((m, v), wide, strict=True):
-                        kept.copy_(_rounded(exact, noise[: exact.shape[0]]))
+                if noise is not None:
+                    for moment, exact in zip(kept, wide, strict=True):
+                        _narrow(exact, noise[: exact.shape[0]], *moment)
+
+    def _moment(self, name: str, kind: str) -> list[Tensor]:
+        """A moment's numbers, or its codes and their scales."""
+        scales = self.state.get(f"{name}.{kind}_scale")
+        return [self.state[f"{name}.{kind}"], *([] if scales is None else [scales])]
 
     def _noise(self, name: str, rows: int, seed: int) -> Tensor:
         """Integers from 0 to 2^16 - 1, for up to `rows` of a parameter, a function of `seed`.
@@ -96,7 +114,16 @@ class Adam:
         return drawn.to(param.device)
 
 
-def _rounded(exact: Tensor, noise: Tensor) -> Tensor:
-    """float32 to bfloat16, up or down with a chance in proportion to the distance; in place."""
+def _widened(kept: Tensor, scales: Tensor | None = None) -> Tensor:
+    """A moment as float32: of float32 the moment itself."""
+    return kept.float() if scales is None else quantised.widened(kept, scales)
+
+
+def _narrow(exact: Tensor, noise: Tensor, kept: Tensor, scales: Tensor | None = None) -> None:
+    """Write `exact` to what is kept of it, each number rounded up or down with a chance in
+    proportion to the distance. Spends `exact`."""
+    if scales is not None:
+        quantised.narrow(exact, noise, kept, scales)
+        return
     bits = exact.view(torch.int32)
-    return bits.add_(noise).bitwise_and_(-(2**16)).view(torch.float32).bfloat16()
+    kept.copy_(bits.add_(noise).bitwise_and_(-(2**16)).view(torch.float32).bfloat16())

@@ -114,7 +114,7 @@ class PAnneal(Form):
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
         """Decoder rows back to unit norm; lambda follows p."""
-        renormalise(self.params["dec"])
+        renormalise(self.params["dec"], moment.broken)
         if "penalty_next" not in outcome.extra:
             return
         factor, now, soon = (self.buffers[n] for n in ("factor", "now", "next"))

@@ -47,7 +47,7 @@ def batch_top_k_of_all(
     while _total(values.numel(), mesh) < count and guess > 0.0:
         guess = guess / 2 if guess > 1e-3 else 0.0
         places, values = above(z, enc, b_enc, guess)
-    cut = values.new_tensor(nth_largest(lambda: [values], count, mesh.sum_all))
+    cut = values.new_tensor(nth_largest(lambda: [values], [count], mesh.sum_all)[0])
     keep = values > cut
     row, latent = places // width, places % width
     if float(cut) > 0.0:

@@ -71,7 +71,7 @@ class Tied(Form):
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
         """Rows back to unit norm."""
-        renormalise(self.params["dec"])
+        renormalise(self.params["dec"], moment.broken)
 
     def scaled(self) -> Scaled:
         dec, b_enc = self.params["dec"], self.params["b_enc"]

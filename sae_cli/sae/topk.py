@@ -107,7 +107,7 @@ class TopK(Transcoding):
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
         """Decoder rows back to unit norm."""
-        renormalise(self.params["dec"])
+        renormalise(self.params["dec"], moment.broken)
 
     def scaled(self) -> Scaled:
         p = self.params

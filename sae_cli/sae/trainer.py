@@ -4,8 +4,9 @@ The trainer owns the weights, Adam's moments, the dead-latent counters and the s
 nothing else decides the next step but the batch. So a saved state plus the same batches gives the
 same bits. It reads no files, draws no random numbers that are not a function of the step, and
 refuses to go on with numbers that are not finite. On a CPU the step that meets them changes
-nothing and says so; on a GPU, where looking would stop the device, no later step changes a weight
-or a moment, and whoever asks for the state, the SAE or the log is told which step it was.
+nothing and says so; on a GPU, where looking would stop the device, that step and all later ones
+leave weights, thresholds, moments and the average alone, and whoever asks for the state, the SAE or
+the log is told which step it was.
 """
 
 from __future__ import annotations
@@ -121,9 +122,9 @@ class Trainer:
         self._rate = learning_rate(self.spec, self.d_in, self.steps, self.total)
         rates = {n: self._rate * self.form.lr_scales.get(n, 1.0) for n in outcome.grads}
         self._adam.step(outcome.grads, rates, self.steps, self._shrink(norm), broken)
-        self.form.settle(outcome, Moment(self.steps, self.total))
+        self._settle(outcome, Moment(self.steps, self.total, broken))
         if self._average is not None:
-            self._average.update(self.form.params, self.steps)
+            self._average.update(self.form.params, self.steps, broken)
         fired = self.mesh.any_data(outcome.fired)
         self.since_fired.add_(z.shape[0]).masked_fill_(fired, 0)
         self.steps += 1
@@ -244,6 +245,16 @@ class Trainer:
             yield
         finally:
             self.form.params = trained
+
+    def _settle(self, outcome: Outcome, moment: Moment) -> None:
+        """What must hold of the weights is restored; where the moment is broken, nothing moves."""
+        small = [*self.form.buffers.values()]
+        small += [param for param in self.form.params.values() if param.dim() < 2]
+        before = [] if moment.broken is None else [tensor.clone() for tensor in small]
+        self.form.settle(outcome, moment)
+        if moment.broken is not None:
+            for tensor, old in zip(small, before, strict=True):
+                tensor.copy_(torch.where(moment.broken > 0, old, tensor))
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"param.{n}": t for n, t in self.form.params.items()}

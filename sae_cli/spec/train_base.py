@@ -57,8 +57,9 @@ class TrainBase(Frozen):
     """Adam's first-moment decay."""
     beta2: Decay = 0.999
     """Adam's second-moment decay."""
-    moments_dtype: Annotated[Literal["float32", "bfloat16"], Later()] = "float32"
-    """Number format of Adam's two moments. bfloat16 halves their memory."""
+    moments_dtype: Annotated[Literal["float32", "bfloat16", "int8"], Later()] = "float32"
+    """Number format of Adam's two moments. bfloat16 halves their memory; int8, codes with
+    a scale for each 256 weights of a latent, takes a quarter of it, and a longer step."""
     grad_clip: PositiveFloat | None = 1.0
     """Largest gradient norm; null turns clipping off."""
     ema_decay: Annotated[float | None, Later(), Field(gt=0.0, lt=1.0)] = None

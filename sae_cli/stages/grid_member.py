@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sae_cli.errors import TrainingError
+from sae_cli.errors import StoreError, TrainingError
 from sae_cli.sae.base import SAE
 from sae_cli.sae.fold import scaling
 from sae_cli.sae.mesh import SINGLE, Mesh
@@ -64,7 +64,10 @@ class Member:
         )  # fmt: skip
         state = read_state(self._path)
         if state is not None:
-            self.trainer.load_state_dict(*state)
+            try:
+                self.trainer.load_state_dict(*state)
+            except StoreError as error:
+                raise StoreError(f"{self._path}: {error.what}", hint=error.hint) from error
         self.end = self._span(self.steps - 1).high
         """The first position of the stream behind its last step."""
         self.numbers: dict[str, float] = {}

@@ -34,6 +34,9 @@ _NAMES = {
 """safetensors' names of dtypes, the widest first: the order in which tensors lie in the file, so
 that each is aligned."""
 
+_DAMAGE = (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError)
+"""What reading a file of any content may raise: RecursionError and UnicodeDecodeError are kinds."""
+
 
 def write_state(path: Path, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
     """Put a checkpoint at `path` in place of the one that is there. `scalars` is plain JSON.
@@ -73,15 +76,17 @@ def write_state(path: Path, tensors: Mapping[str, Tensor], scalars: Mapping[str,
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The checkpoint at `path`, its tensors on the CPU; None where there is none.
 
-    Raises StoreError when the file is no checkpoint.
+    Raises StoreError when the file is no checkpoint, is damaged or can't be read.
     """
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as file:
             scalars = json.loads((file.metadata() or {})["state"])
+        if not isinstance(scalars, dict):
+            raise ValueError(f"its scalars are a {type(scalars).__name__}")
         return load_file(path), scalars
-    except (SafetensorError, KeyError, ValueError) as error:
+    except _DAMAGE as error:
         raise StoreError(
             f"{path} is no training state of saectl, or is damaged: {error!r}",
             hint=f"delete {path} to train from the start",

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sae_cli import __version__
 from sae_cli.lm.names import hook_name
 from sae_cli.sae.base import SAE
@@ -49,7 +51,11 @@ def run(tasks: Sequence[Task]) -> None:
         out = None if target is None else str(target.reader.attrs["module"])
         cfg = describe(task, sae, int(attrs["context"]), str(attrs["module"]), out)
         save_sae(task.out, sae.tensors(), cfg)
-        summary = {"steps": member.steps, "tokens": member.trainer.tokens}
+        summary = {
+            "steps": member.steps,
+            "tokens": member.trainer.tokens,
+            "threads": torch.get_num_threads(),  # the order of sums, and so last bits, may follow
+        }
         task.finish([WEIGHTS, CFG], summary | spread(task))
 
     for (seed, pool, parallel), group in orders.items():

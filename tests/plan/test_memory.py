@@ -11,6 +11,7 @@ from training import CHUNK, ROWS, bench, mixture
 
 from sae_cli.plan import memory
 from sae_cli.plan.memory import Limits, Need, fitted, need
+from sae_cli.sae import quantised
 from sae_cli.spec.train import ARCHITECTURES
 from sae_cli.stages import grid, grid_member
 from sae_cli.stages.grid_feed import Feed
@@ -72,6 +73,7 @@ DENSELY = {"jumprelu": ", l0: 4096"}
 GRIDS = {
     "four": ["k: 8", "k: 16", "k: 8, seed: 1", "k: 8, lr: 1e-3"],
     "sizes": ["k: 8", "k: 8, batch_size: 192", "k: 8, center: false, seed: 1"],
+    "bytes": ["k: 8, moments_dtype: int8", "k: 8, moments_dtype: int8, seed: 1"],
     "narrow": ["k: 8, moments_dtype: bfloat16", "k: 8, ema_decay: 0.9", "arch: tied"],
     "mixed": ["k: 8", "arch: relu_l1, l1: 1", "arch: jumprelu, l0: 4096", "arch: batchtopk, k: 8"],
     **{
@@ -97,6 +99,7 @@ def test_what_is_predicted_bounds_what_is_measured(graph, tmp_path, monkeypatch,
 def test_every_architecture_is_known():
     assert memory.DENSE.keys() == ARCHITECTURES.keys()
     assert memory.CALIBRATION_ROWS == grid_member.CALIBRATION_ROWS
+    assert memory.MOMENT_BLOCK == quantised.BLOCK
 
 
 def test_a_grid_is_cut_into_passes_that_fit_and_keeps_its_order(graph):

@@ -107,6 +107,19 @@ def test_the_calibrated_threshold_keeps_exactly_k_a_row(rows: list[int]) -> None
     assert int(fires.sum()) == 4 * ROWS
     sae = fold(scaled, torch.zeros(D_IN), 1.0)
     assert sae.arch == "jumprelu" and int((sae.encode(z) > 0).sum()) == 4 * ROWS
+    pre = torch.addmm(scaled.b_enc, z, scaled.enc.T).flatten().sort(descending=True).values
+    kept, dropped = pre[4 * ROWS - 1], pre[4 * ROWS]
+    assert kept > dropped > 0
+    torch.testing.assert_close(scaled.threshold[0], (kept + dropped) / 2)
+
+
+def test_pre_activations_that_tie_at_the_threshold_are_all_kept() -> None:
+    form = make_form(BatchTopKTrain(arch="batchtopk", width=D_SAE, k=2), D_IN, torch.device("cpu"))
+    form.params["enc"].zero_()
+    form.params["b_enc"].copy_(torch.tensor([3.0, *[2.0] * 4, *[1.0] * (D_SAE - 5)]))
+    form.calibrate(lambda: iter([batch().float()]))
+    assert 1.0 < float(form.buffers["threshold"]) < 2.0
+    assert int((form.params["b_enc"] > form.buffers["threshold"]).sum()) == 5
 
 
 def test_where_too_little_is_positive_the_threshold_is_zero() -> None:

@@ -22,6 +22,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "topk, bfloat16": {
         "arch": "topk", "k": 2, "width": 256, "precision": "bfloat16", "moments_dtype": "bfloat16",
     },
+    "topk, int8": {"arch": "topk", "k": 4, "moments_dtype": "int8"},
     "batchtopk": {"arch": "batchtopk", "k": 3, **REVIVED},
     "matryoshka": {"arch": "matryoshka", "k": 3, **REVIVED},
     "jumprelu": {"arch": "jumprelu", "l0": 4},
@@ -56,7 +57,7 @@ def test_the_curve_and_the_weights_are_those_of_one_process(
     mesh: tuple[int, int], alone: tuple[Path, Any], tmp_path: Path, processes: Processes
 ) -> None:
     """Every number of the log, at every step, in every rank. Rounding alone may differ; where
-    moments are rounded to bfloat16 by dice, a last bit may fall the other way."""
+    moments are rounded by dice, a last bit may fall the other way."""
     folder, wanted = alone
     ranks = processes(*mesh, tmp_path, "curve", specs=SPECS)
     assert all(rank == ranks[0] for rank in ranks), "every rank sees the same numbers"

@@ -105,6 +105,18 @@ def test_training_finds_the_directions_that_made_the_data(
     assert found.losses[1] < 0.75 * found.losses[0], found
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [TopKTrain(width=WIDTH, k=4), JumpReluTrain(arch="jumprelu", width=WIDTH, l0=4.0)],
+    ids=lambda spec: spec.arch,
+)
+def test_moments_in_8_bits_end_as_well_as_those_in_float32(spec: TrainBase) -> None:
+    wide, narrow = (
+        _train(spec.model_copy(update={"moments_dtype": dtype})) for dtype in ("float32", "int8")
+    )
+    assert narrow.fvu < 1.02 * wide.fvu and narrow.cosine > wide.cosine - 0.01, (narrow, wide)
+
+
 def test_no_architecture_is_left_out() -> None:
     """What this file trains is all there is."""
     cases = test_training_finds_the_directions_that_made_the_data.pytestmark[0].args[1]  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ def test_fields_that_came_later_are_in_a_key_only_if_they_are_given() -> None:
     plain = identity(TopKTrain(width=64))
     later: dict[str, Any] = {
         "lr_schedule": "cosine",
-        "moments_dtype": "bfloat16",
+        "moments_dtype": "int8",
         "ema_decay": 0.999,
         "decoder_init": "active_subspace",
         "precision": "bfloat16",

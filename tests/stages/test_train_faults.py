@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -142,6 +143,55 @@ def test_an_sae_that_cannot_be_begun_ends_alone(place):
     run([place.task("other", k=4), place.task("next", k=4)])
     assert place.finished.keys() == {"well", "next"}
     assert "is no training state" in place.failed["other"]
+
+
+def damaged(header: Any, kept: bytes = b"") -> bytes:
+    """A safetensors file with this header."""
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + kept
+
+
+DAMAGED = {
+    "empty": b"",
+    "zeros": bytes(4096),
+    "a header without an end": (2**40).to_bytes(8, "little") + b"{",
+    "no state": damaged({}),
+    "a state that is no JSON": damaged({"__metadata__": {"state": "{"}}),
+    "a state that is a list": damaged({"__metadata__": {"state": "[1]"}}),
+    "a state without an end": damaged({"__metadata__": {"state": "[" * 10**5}}),
+    "a step that is a text": damaged({"__metadata__": {"state": '{"step": "4", "tokens": 480}'}}),
+    "no tensors": damaged(
+        {"__metadata__": {"state": '{"arch": "topk", "step": 4, "tokens": 480}'}}
+    ),
+    "tensors beyond the end": damaged(
+        {
+            "__metadata__": {"state": "{}"},
+            "param.enc": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]},
+        },
+        bytes(8),
+    ),
+    "an unknown format": damaged(
+        {
+            "__metadata__": {"state": "{}"},
+            "param.enc": {"dtype": "F8_E8M0", "shape": [4], "data_offsets": [0, 4]},
+        },
+        bytes(4),
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_checkpoint_ends_its_own_sae_and_says_where_it_is(place, damage):
+    state = place.root / "train" / "ill" / "work" / "state.safetensors"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(damage)
+    few = {"k": 4, "num_tokens": 240}
+    run([place.task("first", **few), place.task("ill", **few), place.task("last", **few)])
+    assert place.finished.keys() == {"first", "last"} and place.failed.keys() == {"ill"}
+    said = place.failed["ill"]
+    assert str(state) in said and ("damaged" in said or "differs in" in said)
+    assert "delete " in said and "to train" in said and "from the start" in said
+    assert state.read_bytes() == damage, "it is the user who deletes it"
 
 
 def test_an_array_that_cannot_be_read_ends_the_grid_and_keeps_the_checkpoints(place, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from training import Bench, bench
 
 from sae_cli.errors import Interrupted
@@ -87,6 +88,13 @@ def test_every_architecture_has_the_bits_that_it_has_alone(place, tmp_path, arch
     run([place.task("before", data_seed=7, k=4), place.task("among", **own)])
     weights = [place.sha(name)["sae_weights.safetensors"] for name in ("alone", "among")]
     assert weights[0] == weights[1]
+
+
+def test_the_record_says_with_how_many_threads_it_was_made_and_the_sae_does_not(place):
+    run(tasks(place, "one"))
+    (name,) = place.finished
+    assert place.finished[name]["threads"] == torch.get_num_threads()
+    assert "threads" not in (place.root / "train" / name / "cfg.json").read_text()
 
 
 def test_a_grid_reads_every_chunk_once_an_epoch(place, reads):
@@ -190,8 +198,6 @@ def test_waiting_is_the_time_that_reading_takes(place, monkeypatch):
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
