@@ -36,11 +36,9 @@ from sae_cli.sae.form import (
     Scaled,
     batch_variance,
     remove_radial,
-    renormalise,
     unit_rows,
 )
 from sae_cli.sae.product import linear
-from sae_cli.sae.ragged import Ragged
 from sae_cli.spec.train import JumpReluTrain
 
 INTEGRAL_RATE = 0.02
@@ -83,6 +81,7 @@ class JumpReLU(Form):
     """JumpReLU in training: unit decoder rows, enc = dec at the start."""
 
     arch = "jumprelu"
+    unit = ("dec",)
 
     def __init__(
         self, spec: JumpReluTrain, d_in: int, generator: torch.Generator, device: torch.device
@@ -176,10 +175,10 @@ class JumpReLU(Form):
         cut = theta[high.latents]
         fires, near = high.values > cut, (high.values - cut).abs_() < self.bandwidth / 2
         on = high.where(fires)
-        active = Ragged(on.rows, on.latents, on.values, rows, d_sae)
+        active = self.backend.Ragged(on.rows, on.latents, on.values, rows, d_sae)
         error = self.mesh.sum_latent(active.decode(dec)).add_(b_dec).sub_(z)
         grad = error * unit
-        touched = Ragged(high.rows, high.latents, high.values, rows, d_sae)
+        touched = self.backend.Ragged(high.rows, high.latents, high.values, rows, d_sae)
         f_grad = touched.value_grads(grad, dec)
         pre_grad, ones = f_grad[fires], z.new_ones(rows, 1)
         grads = {
@@ -197,8 +196,7 @@ class JumpReLU(Form):
         )
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
-        """Unit decoder rows, thresholds at or above zero, one step of the two controllers."""
-        renormalise(self.params["dec"])
+        """Thresholds at or above zero, one step of the two controllers."""
         excess = (outcome.l0 / self.target - 1.0).clamp(-1.0, 1.0)
         multiplier = self.buffers["multiplier"]
         multiplier.add_(excess * INTEGRAL_RATE).clamp_(-MULTIPLIER_LIMIT, MULTIPLIER_LIMIT)

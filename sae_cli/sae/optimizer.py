@@ -9,12 +9,13 @@ the noise is a function of the step, so a resumed run draws the same. 8-bit mome
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
 from sae_cli.sae.mesh import SINGLE, Mesh, is_split
+from sae_cli.sae.unit import renormalise
 
 EPS = 1e-8
 KINDS = ("exp_avg", "exp_avg_sq", "step")
@@ -26,7 +27,7 @@ class Adam:
     """The moments of `params`, which it changes in place. A step is one call.
 
     State, by names `{param}.exp_avg`, `{param}.exp_avg_sq` (as the parameter, in `dtype`) and
-    `{param}.step` (0-d float32).
+    `{param}.step` (0-d float32). Rows of the parameters in `unit` are brought back to unit norm.
     """
 
     def __init__(
@@ -36,11 +37,12 @@ class Adam:
         beta2: float,
         dtype: torch.dtype,
         mesh: Mesh = SINGLE,
+        unit: Collection[str] = (),
     ) -> None:
         assert dtype in (torch.float32, torch.bfloat16)
         self._params = {name: params[name] for name in sorted(params)}
         self._betas = (beta1, beta2)
-        self._mesh = mesh
+        self._mesh, self._unit = mesh, frozenset(unit)
         self.state: dict[str, Tensor] = {}
         for name, param in self._params.items():
             for kind in KINDS[:2]:
@@ -60,25 +62,41 @@ class Adam:
         `shrink` (0-d) divides all gradients first, in place; where `skip` (0-d) is 1, nothing
         changes. Both stay on the device.
         """
-        for name, param in self._params.items():
-            first, second, step = (self.state[f"{name}.{kind}"] for kind in KINDS)
+        for name in self._params:
+            step = self.state[f"{name}.step"]
             step += 1.0 if skip is None else 1.0 - skip
-            parts = [(param, grads[name], first, second)]
-            narrow = first.dtype != param.dtype
+            self._move(name, grads[name], rates[name], number, shrink, skip)
+
+    def _move(
+        self,
+        name: str,
+        grad: Tensor,
+        rate: float,
+        number: int,
+        shrink: Tensor | None,
+        skip: Tensor | None,
+    ) -> None:
+        """Move one parameter, whose own step count is up already."""
+        param = self._params[name]
+        first, second, step = (self.state[f"{name}.{kind}"] for kind in KINDS)
+        parts = [(param, grad, first, second)]
+        narrow = first.dtype != param.dtype
+        if narrow:
+            rows = max(1, ROWS_BYTES // (param[0].numel() * 4))
+            parts = list(zip(*(torch.split(t, rows) for t in parts[0]), strict=True))
+            noise = self._noise(name, rows, number)
+        for p, g, m, v in parts:
+            wide = (m.float(), v.float()) if narrow else (m, v)
+            torch._fused_adam_(
+                [p], [g], [wide[0]], [wide[1]], [], [step],
+                lr=rate, beta1=self._betas[0], beta2=self._betas[1], weight_decay=0.0,
+                eps=EPS, amsgrad=False, maximize=False, grad_scale=shrink, found_inf=skip,
+            )  # fmt: skip
             if narrow:
-                rows = max(1, ROWS_BYTES // (param[0].numel() * 4))
-                parts = list(zip(*(torch.split(t, rows) for t in parts[0]), strict=True))
-                noise = self._noise(name, rows, number)
-            for p, g, m, v in parts:
-                wide = (m.float(), v.float()) if narrow else (m, v)
-                torch._fused_adam_(
-                    [p], [g], [wide[0]], [wide[1]], [], [step],
-                    lr=rates[name], beta1=self._betas[0], beta2=self._betas[1], weight_decay=0.0,
-                    eps=EPS, amsgrad=False, maximize=False, grad_scale=shrink, found_inf=skip,
-                )  # fmt: skip
-                if narrow:
-                    for kept, exact in zip((m, v), wide, strict=True):
-                        kept.copy_(_rounded(exact, noise[: exact.shape[0]]))
+                for kept, exact in zip((m, v), wide, strict=True):
+                    kept.copy_(_rounded(exact, noise[: exact.shape[0]]))
+        if name in self._unit:
+            renormalise(param)
 
     def _noise(self, name: str, rows: int, seed: int) -> Tensor:
         """Integers from 0 to 2^16 - 1, for up to `rows` of a parameter, a function of `seed`.

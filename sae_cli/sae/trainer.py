@@ -25,9 +25,9 @@ from sae_cli.sae.base import SAE
 from sae_cli.sae.fold import fold
 from sae_cli.sae.form import Moment, Outcome, Scaled
 from sae_cli.sae.forms import make_form
+from sae_cli.sae.kernels.choice import backend_for
 from sae_cli.sae.later import Later
 from sae_cli.sae.mesh import SINGLE, Mesh, is_split
-from sae_cli.sae.optimizer import Adam
 from sae_cli.sae.schedule import learning_rate
 from sae_cli.sae.subspace import into_active_subspace
 from sae_cli.spec.train_base import TrainBase
@@ -38,7 +38,8 @@ class Trainer:
 
     `mean [d_in]` and `scale` say what the SAE sees, z = (x - mean) * scale; `fold.scaling` makes
     them from a site's statistics. `spec.width` must be set. Weights are float32 whatever the
-    activations are. With a `mesh` of several processes each has a trainer that keeps its own part
+    activations are. `backend` is the one that `spec.kernels` asks for; TrainingError where it can't
+    run on `device`. With a `mesh` of several processes each has a trainer that keeps its own part
     of the weights; all are given the same batches and called in the same order, and what ends one
     ends all.
     """
@@ -59,14 +60,17 @@ class Trainer:
         self.mean, self.scale = mean.double().cpu(), float(scale)
         self._offset = mean.to(device=self.device, dtype=torch.float32)
         self.mesh = mesh
+        self.backend = backend_for(spec.kernels, self.device)
         self.form = make_form(spec, d_in, self.device, mesh)
+        self.form.backend = self.backend
         self.dead_after = spec.dead_after or max(1, min(10_000_000, spec.num_tokens // 20))
         own = spec.width // mesh.latent
         self.since_fired = torch.zeros(own, dtype=torch.int64, device=self.device)
         self.steps, self.tokens = 0, 0
-        self._adam = Adam(
-            self.form.params, spec.beta1, spec.beta2, getattr(torch, spec.moments_dtype), mesh
-        )
+        self._adam = self.backend.Adam(
+            self.form.params, spec.beta1, spec.beta2, getattr(torch, spec.moments_dtype), mesh,
+            unit=self.form.unit,
+        )  # fmt: skip
         self._average = (
             None if spec.ema_decay is None else Average(self.form.params, spec.ema_decay)
         )

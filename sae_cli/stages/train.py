@@ -45,10 +45,12 @@ def run(tasks: Sequence[Task]) -> None:
 
     def finish(member: Member, sae: SAE) -> None:
         task = member.task
-        cfg = describe(task, sae, int(reader.attrs["context"]), str(reader.attrs["module"]))
+        made = {"kernels": member.trainer.backend.name, **spread(task)}
+        where = (int(reader.attrs["context"]), str(reader.attrs["module"]))
+        cfg = describe(task, sae, *where, made)
         save_sae(task.out, sae.tensors(), cfg)
         summary = {"steps": member.steps, "tokens": member.trainer.tokens}
-        task.finish([WEIGHTS, CFG], summary | spread(task))
+        task.finish([WEIGHTS, CFG], summary | made)
 
     for (seed, pool, parallel), group in orders.items():
         with assembled(group, parallel) as (device, mesh):
@@ -64,8 +66,11 @@ def spread(task: Task) -> dict[str, Any]:
     return {"parallel": {**parallel.model_dump(), "processes": parallel.processes}}
 
 
-def describe(task: Task, sae: SAE, context: int, module: str) -> dict[str, Any]:
-    """What the SAE's folder says of itself: cfg.json, with our record of where it comes from."""
+def describe(
+    task: Task, sae: SAE, context: int, module: str, made: dict[str, Any]
+) -> dict[str, Any]:
+    """What the SAE's folder says of itself: cfg.json, with our record of where it comes from and
+    how it was `made`."""
     cache, tokens, work = task.deps["cache"].work, task.deps["tokens"].work, task.work
     assert isinstance(cache, CacheWork) and isinstance(tokens, TokensWork)
     assert isinstance(work, TrainWork)
@@ -87,7 +92,7 @@ def describe(task: Task, sae: SAE, context: int, module: str) -> dict[str, Any]:
             "cache": identity(cache.cache),
             "mask": identity(cache.mask),
             "train": identity(work.train),
-            **spread(task),
+            **made,
         },
     )
 
