@@ -1,6 +1,7 @@
 """A training step on the kernels: what `sae.backend` makes in plain torch. Imports Triton.
 
-No operation here waits for the device: where the number of entries is not known, they are padded.
+Where the number of entries is not known they are padded, so that a step of one process doesn't wait
+for the device (but for a batch too large for the kernel, which is cut in plain torch).
 """
 
 from __future__ import annotations
