@@ -16,7 +16,7 @@ from torch import Tensor
 from sae_cli.sae.form import batch_variance
 from sae_cli.sae.mesh import SINGLE, Mesh
 from sae_cli.sae.product import chunk_rows, linear
-from sae_cli.sae.selection import top_k
+from sae_cli.sae.selection import Select, top_k
 from sae_cli.sae.shard_cut import keep_largest
 
 
@@ -35,11 +35,13 @@ def revive(
     k_aux: int,
     alpha: float,
     mesh: Mesh = SINGLE,
+    select: Select = top_k,
 ) -> Tensor:
     """Add the gradients of alpha * aux to `grads`; returns aux, a 0-d tensor.
 
     `z [B, d_in]`; `error [B, d_in]` is z_hat - z; `dead [n]` (int64), n at least 1 in all shards
     of latents together. `params` and `grads` hold `enc`, `dec [d_sae, d_in]` and `b_enc [d_sae]`.
+    `select` takes the place of `selection.top_k`.
     """
     count = int(mesh.sum_latent(torch.tensor(dead.numel())))
     enc, dec, b_enc = (params[name].index_select(0, dead) for name in ("enc", "dec", "b_enc"))
@@ -52,7 +54,7 @@ def revive(
         f = linear(rows, enc, b_enc).relu_()
         if count > k_aux:
             n = min(k_aux, dead.numel())
-            values, indices = top_k(f, n) if n else (f, f.long())
+            values, indices = select(f, n) if n else (f, f.long())
             if mesh.latent > 1:
                 values = keep_largest(values, dead[indices], k_aux, params["enc"].shape[0], mesh)
             f = torch.zeros_like(f).scatter_(1, indices, values)

@@ -22,14 +22,14 @@ from torch import Tensor
 
 from sae_cli.errors import TrainingError
 from sae_cli.sae.auxk import default_k_aux, revive
-from sae_cli.sae.batch_cut import batch_top_k, products
+from sae_cli.sae.backend import GUESS
+from sae_cli.sae.batch_cut import products
 from sae_cli.sae.form import (
     Moment,
     Outcome,
     Scaled,
     batch_variance,
     remove_radial,
-    renormalise,
     unit_rows,
 )
 from sae_cli.sae.nth_largest import nth_largest
@@ -38,14 +38,12 @@ from sae_cli.sae.shard_cut import batch_top_k_of_all
 from sae_cli.sae.transcoder import Transcoding
 from sae_cli.spec.train import BatchTopKTrain, MatryoshkaTrain
 
-GUESS = 0.9
-"""Share of the last batch's cut above which the next one's is looked for."""
-
 
 class BatchTopK(Transcoding):
     """BatchTopK in training: unit decoder rows, enc = c dec at the start."""
 
     arch = "jumprelu"
+    unit = ("dec",)
     calibrates = True
 
     def __init__(
@@ -96,50 +94,48 @@ class BatchTopK(Transcoding):
         variance = batch_variance(z if target is None else target, mesh)
         unit = variance.clamp_min(torch.finfo(z.dtype).tiny)  # an empty batch has no variance
         goal = self.goal(z, target)
-        loss, error, value_grads, grads = self._reconstruct(goal, active, unit)
+        loss, error, grads = self._reconstruct(z, goal, active, unit)
         if "skip" in p:
             self.add_skip(grads, error * (2.0 / unit), z)
-        grads["enc"] = active.latent_sums(value_grads, z)
-        ones = z.new_ones(z.shape[0], 1)
-        grads["b_enc"] = active.latent_sums(value_grads, ones).flatten()
         extra = {"threshold": cut}
         if dead is not None and self.alpha > 0:
             extra["aux_loss"] = revive(
-                z, error, dead, p, grads, k_aux=self.k_aux, alpha=self.alpha, mesh=mesh
-            )
+                z, error, dead, p, grads,
+                k_aux=self.k_aux, alpha=self.alpha, mesh=mesh, select=self.backend.top_k,
+            )  # fmt: skip
             loss = loss + self.alpha * extra["aux_loss"]
         remove_radial(grads["dec"], p["dec"])
         return Outcome(
             grads, loss, mesh.sum_data(error.square().sum()), variance,
-            l0=mesh.sum_all(z.new_tensor(active.values.numel())) / rows,
+            l0=mesh.sum_all(active.number().to(z.dtype)) / rows,
             fired=active.fired(), extra=extra,
         )  # fmt: skip
 
     def _keep(self, z: Tensor) -> tuple[Ragged, Tensor]:
         """The batch's B * k largest activations, and the smallest of them."""
-        p, mesh, count = self.params, self.mesh, self.k * z.shape[0] * self.mesh.data
-        guess = GUESS * float(self.buffers["threshold"])
+        enc, b_enc, mesh = self.params["enc"], self.params["b_enc"], self.mesh
+        last = self.buffers["threshold"]
         if mesh.processes == 1:
-            kept = batch_top_k(z, p["enc"], p["b_enc"], count, guess)
-        else:
-            kept = batch_top_k_of_all(z, p["enc"], p["b_enc"], count, guess, mesh)
+            return self.backend.batch_top_k(z, enc, b_enc, self.k, last)
+        count, guess = self.k * z.shape[0] * mesh.data, GUESS * float(last)
+        kept = batch_top_k_of_all(z, enc, b_enc, count, guess, mesh)
         entries = (kept.rows, kept.latents, kept.values)
-        return Ragged(*entries, z.shape[0], p["dec"].shape[0]), kept.cut
+        return self.backend.Ragged(*entries, z.shape[0], enc.shape[0]), kept.cut
 
     def _reconstruct(
-        self, goal: Tensor, active: Ragged, variance: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """Loss, error `[B, d_out]`, d(loss)/d(active values), and the decoder's gradients."""
+        self, z: Tensor, goal: Tensor, active: Ragged, variance: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Loss, error `[B, d_out]`, and the gradients."""
         dec = self.params["dec"]
         error = self.mesh.sum_latent(active.decode(dec)) + self.params["b_dec"] - goal
         grad = error * (2.0 / variance)
-        grads = {"dec": active.latent_sums(active.values, grad), "b_dec": grad.sum(0)}
+        made = active.gradients(grad, z, dec)
+        grads = {"dec": made["dec"], "b_dec": grad.sum(0), **made}  # the norm is added up so
         loss = self.mesh.sum_data(error.square().sum()) / variance
-        return loss, error, active.value_grads(grad, dec), grads
+        return loss, error, grads
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
-        """Decoder rows back to unit norm. The cut stands in for the threshold until the end."""
-        renormalise(self.params["dec"], moment.broken)
+        """The cut stands in for the threshold until the end."""
         self.buffers["threshold"].copy_(outcome.extra["threshold"])
 
     def calibrate(self, batches: Callable[[], Iterator[Tensor]]) -> None:

@@ -19,11 +19,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sae_cli.sae.backend import TORCH, Backend
 from sae_cli.sae.base import Arch
 from sae_cli.sae.mesh import SINGLE, Mesh
+from sae_cli.sae.unit import remove_radial, renormalise
 
-RADIAL_ROWS = 256
-"""Rows at a time of the projection on a CPU: they stay in its cache between the two passes."""
+__all__ = [
+    "Form",
+    "Moment",
+    "Outcome",
+    "Scaled",
+    "batch_variance",
+    "remove_radial",
+    "renormalise",
+    "unit_rows",
+]
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,9 @@ class Form(abc.ABC):
     arch: ClassVar[Arch]
     lr_scales: ClassVar[dict[str, float]] = {}
     """Learning rate of a parameter as a multiple of the common one, where it is not 1."""
+    unit: ClassVar[tuple[str, ...]] = ()
+    """Parameters with rows of unit norm, which the optimizer's step restores. `gradients` gives
+    theirs without what points along the rows."""
     calibrates: ClassVar[bool] = False
     """Whether `calibrate` needs rows that training never sees."""
 
@@ -89,6 +102,8 @@ class Form(abc.ABC):
         self.params: dict[str, Tensor] = {}
         self.buffers: dict[str, Tensor] = {}
         self.mesh = SINGLE
+        self.backend: Backend = TORCH
+        """What makes selections and products over active latents; set before the first batch."""
 
     def spread(self, mesh: Mesh, device: torch.device) -> None:
         """Called at once where several processes train: keep, on `device`, this one's latents.
@@ -150,24 +165,3 @@ def unit_rows(d_sae: int, d_in: int, generator: torch.Generator, device: torch.d
     """Random directions `[d_sae, d_in]` of unit norm, the same on every device."""
     rows = torch.randn(d_sae, d_in, generator=generator, dtype=torch.float32)
     return renormalise(rows).to(device)
-
-
-def renormalise(dec: Tensor, skip: Tensor | None = None) -> Tensor:
-    """Scale the rows of `dec [d_sae, d_in]` to unit norm, in place. Zero rows stay zero, and where
-    `skip` (0-d) is 1 all rows stay as they are, to the bit."""
-    norms = torch.linalg.vector_norm(dec, dim=1, keepdim=True)
-    if skip is not None:
-        norms = torch.where(skip > 0, 1.0, norms)
-    return dec.div_(norms.clamp_min(torch.finfo(dec.dtype).tiny))
-
-
-def remove_radial(grad: Tensor, dec: Tensor) -> Tensor:
-    """Remove from each row of `grad` its component along the unit row of `dec`, in place.
-
-    What is left is tangent to the sphere, so a step spends nothing on the norm that the
-    renormalisation would undo (Bricken et al. 2023, appendix on optimisation).
-    """
-    rows = RADIAL_ROWS if grad.device.type == "cpu" else max(1, grad.shape[0])
-    for part, directions in zip(torch.split(grad, rows), torch.split(dec, rows), strict=True):
-        part.addcmul_((part * directions).sum(1, keepdim=True), directions, value=-1.0)
-    return grad

@@ -28,7 +28,6 @@ from sae_cli.sae.form import (
     Scaled,
     batch_variance,
     remove_radial,
-    renormalise,
     unit_rows,
 )
 from sae_cli.sae.relu_l1 import DEFAULT_L1
@@ -43,6 +42,7 @@ class Gated(Form):
     """Gated in training: unit decoder rows, enc = dec at the start."""
 
     arch = "jumprelu"
+    unit = ("dec",)
 
     def __init__(
         self, spec: GatedTrain, d_in: int, generator: torch.Generator, device: torch.device
@@ -96,10 +96,6 @@ class Gated(Form):
                 "gate_fvu": through_gate / batch_variance(z),
             },
         )  # fmt: skip
-
-    def settle(self, outcome: Outcome, moment: Moment) -> None:
-        """Decoder rows back to unit norm."""
-        renormalise(self.params["dec"], moment.broken)
 
     def scaled(self) -> Scaled:
         p = self.params

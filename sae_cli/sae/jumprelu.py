@@ -35,11 +35,9 @@ from sae_cli.sae.form import (
     Scaled,
     batch_variance,
     remove_radial,
-    renormalise,
     unit_rows,
 )
 from sae_cli.sae.product import linear
-from sae_cli.sae.ragged import Ragged
 from sae_cli.sae.transcoder import Transcoding
 from sae_cli.spec.train import JumpReluTrain
 
@@ -83,6 +81,7 @@ class JumpReLU(Transcoding):
     """JumpReLU in training: unit decoder rows, enc = dec at the start."""
 
     arch = "jumprelu"
+    unit = ("dec",)
 
     def __init__(
         self, spec: JumpReluTrain, d_in: int, generator: torch.Generator, device: torch.device
@@ -186,10 +185,10 @@ class JumpReLU(Transcoding):
         cut = theta[high.latents]
         fires, near = high.values > cut, (high.values - cut).abs_() < self.bandwidth / 2
         on = high.where(fires)
-        active = Ragged(on.rows, on.latents, on.values, rows, d_sae)
+        active = self.backend.Ragged(on.rows, on.latents, on.values, rows, d_sae)
         error = self.mesh.sum_latent(active.decode(dec)).add_(b_dec).sub_(goal)
         grad = error * unit
-        touched = Ragged(high.rows, high.latents, high.values, rows, d_sae)
+        touched = self.backend.Ragged(high.rows, high.latents, high.values, rows, d_sae)
         f_grad = touched.value_grads(grad, dec)
         pre_grad, ones = f_grad[fires], z.new_ones(rows, 1)
         grads = {
@@ -208,8 +207,7 @@ class JumpReLU(Transcoding):
         )
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
-        """Unit decoder rows, thresholds at or above zero, one step of the two controllers."""
-        renormalise(self.params["dec"], moment.broken)
+        """Thresholds at or above zero, one step of the two controllers."""
         excess = (outcome.l0 / self.target - 1.0).clamp(-1.0, 1.0)
         multiplier = self.buffers["multiplier"]
         multiplier.add_(excess * INTEGRAL_RATE).clamp_(-MULTIPLIER_LIMIT, MULTIPLIER_LIMIT)

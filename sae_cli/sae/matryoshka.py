@@ -44,8 +44,8 @@ class Matryoshka(BatchTopK):
         self.groups = tuple(itertools.pairwise((0, *ends)))
 
     def _reconstruct(
-        self, goal: Tensor, active: Ragged, variance: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        self, z: Tensor, goal: Tensor, active: Ragged, variance: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         dec = self.params["dec"]
         parts = [active.within(low, high) for low, high in self.groups]
         errors, error = [], self.params["b_dec"] - goal
@@ -53,14 +53,13 @@ class Matryoshka(BatchTopK):
             error = error + self.mesh.sum_latent(part.decode(dec[low:high]))
             errors.append(error)
         weight = 1.0 / (len(parts) * variance)
-        value_grads, dec_grad = torch.empty_like(active.values), torch.empty_like(dec)
+        grads = {name: torch.empty_like(self.params[name]) for name in ("enc", "dec", "b_enc")}
         grad = torch.zeros_like(goal)
         for part, (low, high), missed in zip(
             reversed(parts), reversed(self.groups), reversed(errors), strict=True
         ):
             grad = grad + missed * (2.0 * weight)
-            here = (active.latents >= low) & (active.latents < high)
-            value_grads[here] = part.value_grads(grad, dec[low:high])
-            dec_grad[low:high] = part.latent_sums(part.values, grad)
+            for name, own in part.gradients(grad, z, dec[low:high]).items():
+                grads[name][low:high] = own
         loss = self.mesh.sum_data(torch.stack([e.square().sum() for e in errors]).sum()) * weight
-        return loss, error, value_grads, {"dec": dec_grad, "b_dec": grad.sum(0)}
+        return loss, error, {"dec": grads["dec"], "b_dec": grad.sum(0), **grads}

@@ -11,13 +11,14 @@ float32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
 from sae_cli.sae import quantised
 from sae_cli.sae.mesh import SINGLE, Mesh, is_split
+from sae_cli.sae.unit import renormalise
 
 EPS = 1e-8
 CODES = {"exp_avg": torch.int8, "exp_avg_sq": torch.uint8}
@@ -31,7 +32,8 @@ class Adam:
 
     State, by names `{param}.exp_avg`, `{param}.exp_avg_sq` (as the parameter, in `dtype`) and
     `{param}.step` (0-d float32). With int8 a matrix has int8 and uint8 codes there, and their
-    scales beside them, `{param}.exp_avg_scale` and `{param}.exp_avg_sq_scale`.
+    scales beside them, `{param}.exp_avg_scale` and `{param}.exp_avg_sq_scale`. Rows of the
+    parameters in `unit` are brought back to unit norm.
     """
 
     def __init__(
@@ -41,11 +43,12 @@ class Adam:
         beta2: float,
         dtype: torch.dtype,
         mesh: Mesh = SINGLE,
+        unit: Collection[str] = (),
     ) -> None:
         assert dtype in (torch.float32, torch.bfloat16, torch.int8)
         self._params = {name: params[name] for name in sorted(params)}
         self._betas = (beta1, beta2)
-        self._mesh = mesh
+        self._mesh, self._unit = mesh, frozenset(unit)
         self.state: dict[str, Tensor] = {}
         for name, param in self._params.items():
             for kind, codes in CODES.items():
@@ -72,26 +75,41 @@ class Adam:
         `shrink` (0-d) divides all gradients first, in place; where `skip` (0-d) is 1, nothing
         changes. Both stay on the device.
         """
-        for name, param in self._params.items():
+        for name in self._params:
             step = self.state[f"{name}.step"]
             step += 1.0 if skip is None else 1.0 - skip
-            moments = [self._moment(name, kind) for kind in CODES]
-            rows, noise = param.shape[0], None
-            if moments[0][0].dtype != param.dtype:
-                rows = max(1, ROWS_BYTES // (param[0].numel() * 4))
-                noise = self._noise(name, rows, number)
-            for start in range(0, param.shape[0], rows):
-                at = slice(start, start + rows)
-                kept = [[part[at] for part in moment] for moment in moments]
-                wide = [_widened(*moment) for moment in kept]
-                torch._fused_adam_(
-                    [param[at]], [grads[name][at]], [wide[0]], [wide[1]], [], [step],
-                    lr=rates[name], beta1=self._betas[0], beta2=self._betas[1], weight_decay=0.0,
-                    eps=EPS, amsgrad=False, maximize=False, grad_scale=shrink, found_inf=skip,
-                )  # fmt: skip
-                if noise is not None:
-                    for moment, exact in zip(kept, wide, strict=True):
-                        _narrow(exact, noise[: exact.shape[0]], *moment)
+            self._move(name, grads[name], rates[name], number, shrink, skip)
+
+    def _move(
+        self,
+        name: str,
+        grad: Tensor,
+        rate: float,
+        number: int,
+        shrink: Tensor | None,
+        skip: Tensor | None,
+    ) -> None:
+        """Move one parameter, whose own step count is up already."""
+        param, step = self._params[name], self.state[f"{name}.step"]
+        moments = [self._moment(name, kind) for kind in CODES]
+        rows, noise = param.shape[0], None
+        if moments[0][0].dtype != param.dtype:
+            rows = max(1, ROWS_BYTES // (param[0].numel() * 4))
+            noise = self._noise(name, rows, number)
+        for start in range(0, param.shape[0], rows):
+            at = slice(start, start + rows)
+            kept = [[part[at] for part in moment] for moment in moments]
+            wide = [_widened(*moment) for moment in kept]
+            torch._fused_adam_(
+                [param[at]], [grad[at]], [wide[0]], [wide[1]], [], [step],
+                lr=rate, beta1=self._betas[0], beta2=self._betas[1], weight_decay=0.0,
+                eps=EPS, amsgrad=False, maximize=False, grad_scale=shrink, found_inf=skip,
+            )  # fmt: skip
+            if noise is not None:
+                for moment, exact in zip(kept, wide, strict=True):
+                    _narrow(exact, noise[: exact.shape[0]], *moment)
+        if name in self._unit:
+            renormalise(param, skip)
 
     def _moment(self, name: str, kind: str) -> list[Tensor]:
         """A moment's numbers, or its codes and their scales."""

@@ -28,7 +28,6 @@ from sae_cli.sae.form import (
     Scaled,
     batch_variance,
     remove_radial,
-    renormalise,
     unit_rows,
 )
 from sae_cli.sae.relu_l1 import DEFAULT_L1
@@ -44,6 +43,7 @@ class PAnneal(Form):
     """p-anneal in training: unit decoder rows, enc = dec at the start."""
 
     arch = "relu_l1"
+    unit = ("dec",)
 
     def __init__(
         self, spec: PAnnealTrain, d_in: int, generator: torch.Generator, device: torch.device
@@ -113,8 +113,7 @@ class PAnneal(Form):
         return next((p for p in coming if p != now), None)
 
     def settle(self, outcome: Outcome, moment: Moment) -> None:
-        """Decoder rows back to unit norm; lambda follows p."""
-        renormalise(self.params["dec"], moment.broken)
+        """Lambda follows p."""
         if "penalty_next" not in outcome.extra:
             return
         factor, now, soon = (self.buffers[n] for n in ("factor", "now", "next"))

@@ -22,7 +22,6 @@ from torch import Tensor
 from sae_cli.sae.activity import SPARSE_BELOW, Entries, dense_parts, entries_above
 from sae_cli.sae.form import Form, Moment, Outcome, Scaled, batch_variance, unit_rows
 from sae_cli.sae.product import linear
-from sae_cli.sae.ragged import Ragged
 from sae_cli.spec.train import ReluL1Train
 
 INITIAL_NORM = 0.1
@@ -120,7 +119,7 @@ class ReluL1(Form):
 
     def _sparse(self, z: Tensor, price: Tensor, on: Entries) -> _Sums:
         dec, b_dec = self.params["dec"], self.params["b_dec"]
-        active = Ragged(on.rows, on.latents, on.values, z.shape[0], dec.shape[0])
+        active = self.backend.Ragged(on.rows, on.latents, on.values, z.shape[0], dec.shape[0])
         error = self.mesh.sum_latent(active.decode(dec)).add_(b_dec).sub_(z)
         grad = error * (2.0 / max(1, z.numel() * self.mesh.data))
         value_grads = active.value_grads(grad, dec) + price[on.latents]

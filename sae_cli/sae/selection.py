@@ -14,6 +14,7 @@ float32, where the exact selection is made.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,9 @@ from sae_cli.sae.sparse import dots, ends_of
 LEAST_BLOCK = 4
 """Fewer latents than this in a block, and all of a row are compared at once."""
 LOW = 2**32 - 1
+Select = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+Nominate = Callable[[Tensor, int], Tensor]
+Pairs = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,18 +52,24 @@ def encode_top_k(
     *,
     bfloat16: bool = False,
     margin: int = 8,
+    select: Select | None = None,
+    nominate: Nominate | None = None,
+    pairs: Pairs = dots,
 ) -> Chosen:
     """The k largest of relu(z enc^T + b_enc) in each row of `z [B, d_in]`, `enc [d_sae, d_in]`.
 
     With `bfloat16` (and a device that is fast at it) the product that nominates k + `margin`
-    candidates is made in bfloat16; kept values are float32 products either way.
+    candidates is made in bfloat16; kept values are float32 products either way. `select`,
+    `nominate` and `pairs` take the place of `top_k`, of the choice of candidates (best first) and
+    of `sparse.dots`.
     """
     d_sae = enc.shape[0]
     count = k + margin
     if bfloat16 and z.dtype == torch.float32 and 2 * count < d_sae and has_fast_bfloat16(z.device):
-        return _nominated(z, enc, b_enc, k, count)
+        return _nominated(z, enc, b_enc, k, count, nominate or _candidates, pairs)
+    select = select or top_k
     parts = [
-        top_k(linear(rows, enc, b_enc), k)
+        select(linear(rows, enc, b_enc), k)
         for rows in torch.split(z, chunk_rows(d_sae, z.element_size(), z.device))
     ]
     values, indices = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -119,17 +129,19 @@ def keys_of(values: Tensor, labels: Tensor) -> Tensor:
     return bits.bitwise_left_shift_(32).bitwise_or_(LOW - labels)
 
 
-def _nominated(z: Tensor, enc: Tensor, b_enc: Tensor, k: int, count: int) -> Chosen:
+def _nominated(
+    z: Tensor, enc: Tensor, b_enc: Tensor, k: int, count: int, nominate: Nominate, pairs: Pairs
+) -> Chosen:
     rough, weight, bias = z.bfloat16(), enc.bfloat16(), b_enc.bfloat16()
     rows = chunk_rows(enc.shape[0], rough.element_size(), z.device)
     candidates = torch.cat(
-        [_candidates(linear(r, weight, bias), count) for r in torch.split(rough, rows)]
+        [nominate(linear(r, weight, bias), count) for r in torch.split(rough, rows)]
     )
     flat = candidates.flatten()
     order = flat.argsort(stable=True)
     latents = flat[order]
     products = torch.empty(flat.shape, dtype=z.dtype, device=z.device)
-    products[order] = dots(enc, z, latents, order // count, ends_of(latents, enc.shape[0]))
+    products[order] = pairs(enc, z, latents, order // count, ends_of(latents, enc.shape[0]))
     exact = (products + b_enc[flat]).view_as(candidates)
     values, indices = _cut(exact, candidates, k)
     last = (indices == candidates[:, -1:]).logical_and_(values > 0).any(1)

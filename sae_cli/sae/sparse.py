@@ -9,6 +9,8 @@ have one order and a step has one result, whatever the number of threads.
 
 from __future__ import annotations
 
+import abc
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -42,7 +44,36 @@ def ends_of(places: Tensor, size: int) -> Tensor:
     return torch.searchsorted(places, torch.arange(size + 1, device=places.device))
 
 
-class Active:
+class Products(abc.ABC):
+    """What is made of the active entries of a batch, however they are stored."""
+
+    values: Tensor
+    _order: Tensor
+    _sources: Tensor
+    _latent_ends: Tensor
+    _bags, _dots = staticmethod(bags), staticmethod(dots)
+
+    @abc.abstractmethod
+    def value_grads(self, grad: Tensor, W_dec: Tensor) -> Tensor:
+        """d(loss)/d(values) from d(loss)/d(x_hat)."""
+
+    @abc.abstractmethod
+    def latent_sums(self, weights: Tensor, rows: Tensor) -> Tensor:
+        """Sums over the batch, for each latent."""
+
+    def gradients(self, grad: Tensor, z: Tensor, W_dec: Tensor) -> dict[str, Tensor]:
+        """d(loss) by `enc`, `dec` and `b_enc`, where values are relu(z enc^T + b_enc), from
+        d(loss)/d(x_hat) `grad [B, d_out]`, the inputs `z [B, d_in]` and `W_dec [d_sae, d_out]`."""
+        value_grads = self.value_grads(grad, W_dec)
+        ones = grad.new_ones(grad.shape[0], 1)
+        return {
+            "enc": self.latent_sums(value_grads, z),
+            "dec": self.latent_sums(self.values, grad),
+            "b_enc": self.latent_sums(value_grads, ones).flatten(),
+        }
+
+
+class Active(Products):
     """Which latents are active in a batch, and how much: `values`, `indices [B, k]`.
 
     A row holds a latent at most once; entries with value zero count as stored, not as firing.
@@ -61,12 +92,13 @@ class Active:
 
     def decode(self, W_dec: Tensor) -> Tensor:
         """f W_dec: `[B, d_in]` for `W_dec [d_sae, d_in]`."""
-        return bags(self.values.flatten(), self._columns, self._row_ends, W_dec)
+        return self._bags(self.values.flatten(), self._columns, self._row_ends, W_dec)
 
     def value_grads(self, grad: Tensor, W_dec: Tensor) -> Tensor:
         """d(loss)/d(values) `[B, k]`, 0 where inactive, from d(loss)/d(x_hat) `grad [B, d_in]`."""
         products = torch.empty_like(self.values).flatten()
-        products[self._order] = dots(W_dec, grad, self._latents, self._sources, self._latent_ends)
+        ordered = (self._latents, self._sources, self._latent_ends)
+        products[self._order] = self._dots(W_dec, grad, *ordered)
         return products.view_as(self.values).mul_(self.values > 0)
 
     def latent_sums(self, weights: Tensor, rows: Tensor) -> Tensor:
@@ -76,7 +108,7 @@ class Active:
         d(loss)/d(x_hat) this is the decoder's gradient; with `value_grads` and the inputs, the
         encoder's.
         """
-        return bags(weights.flatten()[self._order], self._sources, self._latent_ends, rows)
+        return self._bags(weights.flatten()[self._order], self._sources, self._latent_ends, rows)
 
     def fired(self) -> Tensor:
         """Which latents fired on any row: bool `[d_sae]`."""

@@ -23,7 +23,6 @@ from sae_cli.sae.form import (
     Scaled,
     batch_variance,
     remove_radial,
-    renormalise,
     unit_rows,
 )
 from sae_cli.sae.relu_l1 import DEFAULT_L1
@@ -34,6 +33,7 @@ class Tied(Form):
     """Tied weights in training: unit rows, kept so after each step."""
 
     arch = "relu_l1"
+    unit = ("dec",)
 
     def __init__(
         self, spec: TiedTrain, d_in: int, generator: torch.Generator, device: torch.device
@@ -68,10 +68,6 @@ class Tied(Form):
             l0=fires.sum() / max(1, z.shape[0]), fired=fires > 0,
             extra={"coefficient": squared.new_tensor(l1)},
         )  # fmt: skip
-
-    def settle(self, outcome: Outcome, moment: Moment) -> None:
-        """Rows back to unit norm."""
-        renormalise(self.params["dec"], moment.broken)
 
     def scaled(self) -> Scaled:
         dec, b_enc = self.params["dec"], self.params["b_enc"]

@@ -26,10 +26,7 @@ from sae_cli.sae.form import (
     renormalise,
     unit_rows,
 )
-from sae_cli.sae.ragged import Ragged
-from sae_cli.sae.selection import encode_top_k
 from sae_cli.sae.shard_cut import keep_largest
-from sae_cli.sae.sparse import Active
 from sae_cli.sae.transcoder import Transcoding
 from sae_cli.spec.train import TopKTrain
 
@@ -38,6 +35,7 @@ class TopK(Transcoding):
     """TopK in training: unit decoder rows, enc = dec at the start."""
 
     arch = "topk"
+    unit = ("dec",)
 
     def __init__(
         self, spec: TopKTrain, d_in: int, generator: torch.Generator, device: torch.device
@@ -66,24 +64,21 @@ class TopK(Transcoding):
         enc, dec, b_enc, b_dec = (self.params[n] for n in ("enc", "dec", "b_enc", "b_dec"))
         mesh, width = self.mesh, enc.shape[0]
         k = min(self.k, width)
-        chosen = encode_top_k(z, enc, b_enc, k, bfloat16=self.bfloat16, margin=self.margin)
+        chosen = self.backend.encode_top_k(
+            z, enc, b_enc, k, bfloat16=self.bfloat16, margin=self.margin
+        )
         values = keep_largest(chosen.values, chosen.indices, self.k, width, mesh)
-        kind = Active if mesh.latent == 1 else Ragged.of  # most of a shard's are not kept
-        active = kind(values, chosen.indices, width)
+        ragged = self.backend.Ragged.of  # most of a shard's are not kept
+        active = (self.backend.Active if mesh.latent == 1 else ragged)(
+            values, chosen.indices, width
+        )
         goal = self.goal(z, target)
         error = mesh.sum_latent(active.decode(dec)).add_(b_dec).sub_(goal)
         variance = batch_variance(z if target is None else target, mesh)
         squared = mesh.sum_data(error.square().sum())
         unit = variance.clamp_min(torch.finfo(z.dtype).tiny)  # no rows, no variance
         grad = error * (2.0 / unit)
-        value_grads = active.value_grads(grad, dec)
-        ones = grad.new_ones(grad.shape[0], 1)
-        grads = {
-            "enc": active.latent_sums(value_grads, z),
-            "dec": active.latent_sums(active.values, grad),
-            "b_enc": active.latent_sums(value_grads, ones).flatten(),
-            "b_dec": grad.sum(0),
-        }
+        grads = {**active.gradients(grad, z, dec), "b_dec": grad.sum(0)}
         self.add_skip(grads, grad, z)
         loss, extra = squared / unit, {}
         if chosen.at_edge is not None:
@@ -91,7 +86,7 @@ class TopK(Transcoding):
         if dead is not None and self.alpha > 0:
             extra["aux_loss"] = revive(
                 z, error, dead, self.params, grads,
-                k_aux=self.k_aux, alpha=self.alpha, mesh=mesh,
+                k_aux=self.k_aux, alpha=self.alpha, mesh=mesh, select=self.backend.top_k,
             )  # fmt: skip
             loss = loss + self.alpha * extra["aux_loss"]
         remove_radial(grads["dec"], dec)
@@ -104,10 +99,6 @@ class TopK(Transcoding):
     def averaged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """With unit decoder rows, as in training: which k are largest hangs on them."""
         return {**weights, "dec": renormalise(weights["dec"].clone())}
-
-    def settle(self, outcome: Outcome, moment: Moment) -> None:
-        """Decoder rows back to unit norm."""
-        renormalise(self.params["dec"], moment.broken)
 
     def scaled(self) -> Scaled:
         p = self.params

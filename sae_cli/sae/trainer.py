@@ -26,9 +26,9 @@ from sae_cli.sae.base import SAE
 from sae_cli.sae.fold import fold
 from sae_cli.sae.form import Moment, Outcome, Scaled
 from sae_cli.sae.forms import make_form
+from sae_cli.sae.kernels.choice import backend_for
 from sae_cli.sae.later import Later
 from sae_cli.sae.mesh import SINGLE, Mesh, add_up
-from sae_cli.sae.optimizer import Adam
 from sae_cli.sae.schedule import learning_rate
 from sae_cli.sae.subspace import into_active_subspace
 from sae_cli.sae.transcoder import Transcoding
@@ -41,7 +41,8 @@ class Trainer:
     `mean [d_in]` and `scale` say what the SAE sees, z = (x - mean) * scale; `fold.scaling` makes
     them from a site's statistics. `spec.width` must be set. Weights are float32 whatever the
     activations are. A transcoder has the mean `[d_out]` and scale of what it predicts as `target`,
-    and its steps get that as well. With a `mesh` of several processes each has a trainer that keeps
+    and its steps get that as well. `backend` is the one that `spec.kernels` asks for; TrainingError
+    where it can't run on `device`. With a `mesh` of several processes each has a trainer that keeps
     its own part of the weights; all are given the same batches and called in the same order, and
     what ends one ends all.
     """
@@ -64,15 +65,18 @@ class Trainer:
         self._offset = mean.to(device=self.device, dtype=torch.float32)
         self.mesh, self._target = mesh, target
         self._target_offset = None if target is None else target[0].to(self._offset)
+        self.backend = backend_for(spec.kernels, self.device)
         d_out = None if target is None else target[0].numel()
         self.form = make_form(spec, d_in, self.device, mesh, d_out)
+        self.form.backend = self.backend
         self.dead_after = spec.dead_after or max(1, min(10_000_000, spec.num_tokens // 20))
         own = spec.width // mesh.latent
         self.since_fired = torch.zeros(own, dtype=torch.int64, device=self.device)
         self.steps, self.tokens = 0, 0
-        self._adam = Adam(
-            self.form.params, spec.beta1, spec.beta2, getattr(torch, spec.moments_dtype), mesh
-        )
+        self._adam = self.backend.Adam(
+            self.form.params, spec.beta1, spec.beta2, getattr(torch, spec.moments_dtype), mesh,
+            unit=self.form.unit,
+        )  # fmt: skip
         self._average = (
             None if spec.ema_decay is None else Average(self.form.params, spec.ema_decay)
         )

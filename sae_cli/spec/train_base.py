@@ -13,6 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from sae_cli.spec.base import Count, Decay, Execution, Fraction, Frozen, Later, exactly_one
 
+Kernels = Literal["auto", "torch", "triton"]
+
 
 class Parallel(Frozen):
     """How many processes train one SAE together: `data` times `latent` of them."""
@@ -91,6 +93,11 @@ class TrainBase(Frozen):
     one process within the rounding of float32, so it is no part of the key; the SAE's record says
     it. It may change from run to run: a checkpoint holds whole tensors. For topk, batchtopk,
     matryoshka, jumprelu and relu_l1."""
+    kernels: Annotated[Kernels, Execution()] = "auto"
+    """What makes the selections, the products over active latents and Adam's pass: `triton`, our
+    kernels, on a CUDA device; `torch`, anywhere; `auto`, kernels where they can run. The result is
+    the same within the rounding of float32, so it is no part of the key; the SAE's record says
+    which it was. It may change from run to run."""
 
     @property
     def order_seed(self) -> int:

@@ -49,14 +49,15 @@ def run(tasks: Sequence[Task]) -> None:
         task = member.task
         attrs = source.reader.attrs
         out = None if target is None else str(target.reader.attrs["module"])
-        cfg = describe(task, sae, int(attrs["context"]), str(attrs["module"]), out)
+        made = {"kernels": member.trainer.backend.name, **spread(task)}
+        cfg = describe(task, sae, int(attrs["context"]), (str(attrs["module"]), out), made)
         save_sae(task.out, sae.tensors(), cfg)
         summary = {
             "steps": member.steps,
             "tokens": member.trainer.tokens,
             "threads": torch.get_num_threads(),  # the order of sums, and so last bits, may follow
         }
-        task.finish([WEIGHTS, CFG], summary | spread(task))
+        task.finish([WEIGHTS, CFG], summary | made)
 
     for (seed, pool, parallel), group in orders.items():
         with assembled(group, parallel) as (device, mesh):
@@ -89,9 +90,14 @@ def spread(task: Task) -> dict[str, Any]:
 
 
 def describe(
-    task: Task, sae: SAE, context: int, module: str, module_out: str | None = None
+    task: Task,
+    sae: SAE,
+    context: int,
+    modules: tuple[str, str | None],
+    made: dict[str, Any],
 ) -> dict[str, Any]:
-    """What the SAE's folder says of itself: cfg.json, with our record of where it comes from."""
+    """What the SAE's folder says of itself: cfg.json, with our record of where it comes from and
+    how it was `made`. `modules` are the one that is read and the one that a transcoder predicts."""
     target = task.deps["target"].work if "target" in task.deps else None
     assert target is None or isinstance(target, CacheWork)
     cache, tokens, work = task.deps["cache"].work, task.deps["tokens"].work, task.work
@@ -103,9 +109,9 @@ def describe(
         k=sae.k,
         model_name=model_name(cache.model),
         hook_name=hook_name(cache.layer, cache.site),
-        hf_hook_name=module,
+        hf_hook_name=modules[0],
         hook_name_out=None if target is None else hook_name(target.layer, target.site),
-        hf_hook_name_out=module_out,
+        hf_hook_name_out=modules[1],
         context_size=context,
         provenance={
             "saectl": __version__,
@@ -118,7 +124,7 @@ def describe(
             "cache": identity(cache.cache),
             "mask": identity(cache.mask),
             "train": identity(work.train),
-            **spread(task),
+            **made,
         },
     )
 

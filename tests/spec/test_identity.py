@@ -59,7 +59,7 @@ def test_how_often_training_saves_and_logs_is_in_no_identity(arch):
     assert identity(plain) == identity(other)
     fields = type(plain).model_fields
     later = {n for n, f in fields.items() if any(isinstance(m, Later) for m in f.metadata)}
-    outside = {"checkpoint_every", "log_every", "parallel"}
+    outside = {"checkpoint_every", "log_every", "parallel", "kernels"}
     assert set(fields) - set(identity(plain)) - later == outside
 
 

@@ -18,7 +18,8 @@ from sae_cli.sae.kernels.lists import Kept
 
 _BLOCK = 4096
 _PROGRAMS = 1024
-_MOST = 2**31 - 1 - _BLOCK
+MOST = 2**31 - 1 - _BLOCK
+"""Entries of a batch, at most."""
 
 
 def batch_top_k(pre: Tensor, k: int) -> Kept:
@@ -29,7 +30,7 @@ def batch_top_k(pre: Tensor, k: int) -> Kept:
     Deterministic: the only atomic additions are of integers. Bussmann et al. 2024, "BatchTopK
     sparse autoencoders" (arXiv 2412.06410).
     """
-    assert pre.dim() == 2 and k >= 1 and pre.dtype in cut.QUANTA and pre.numel() <= _MOST
+    assert pre.dim() == 2 and k >= 1 and pre.dtype in cut.QUANTA and pre.numel() <= MOST
     pre = pre.contiguous()
     (rows, width), device, quantum = pre.shape, pre.device, cut.QUANTA[pre.dtype]
     room = rows * min(k, width)

@@ -70,9 +70,14 @@ def by_latent(latents: Tensor, d_sae: int, sources: Tensor | None = None) -> Lis
     ordered, order = flat.sort(stable=True)
     ends = torch.searchsorted(ordered, torch.arange(d_sae + 1, device=flat.device))
     whose = order // latents.shape[1] if sources is None else sources[order]
+    return in_parts(order, whose, ends)
+
+
+def in_parts(order: Tensor, sources: Tensor, ends: Tensor) -> Lists:
+    """The lists of entries that are sorted by latent already, with their long ones cut."""
     counts = ends.diff()
     pieces = torch.where(counts > PART, (counts + PART - 1) // PART, 0)
     parts = functional.pad(pieces.cumsum(0), (1, 0))
-    places = torch.arange(2 * flat.numel() // PART, device=flat.device)
+    places = torch.arange(2 * order.numel() // PART, device=order.device)
     owners = torch.searchsorted(parts, places, right=True) - 1
-    return Lists(order, whose, ends, parts, owners)
+    return Lists(order, sources, ends, parts, owners)
