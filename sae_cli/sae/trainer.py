@@ -11,7 +11,6 @@ the log is told which step it was.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -20,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_cli.errors import StoreError, TrainingError
+from sae_cli.errors import StoreError
 from sae_cli.sae.average import Average
 from sae_cli.sae.base import SAE
+from sae_cli.sae.faults import Faults
 from sae_cli.sae.fold import fold
 from sae_cli.sae.form import Moment, Outcome, Scaled
 from sae_cli.sae.forms import make_form
@@ -80,9 +80,7 @@ class Trainer:
         self._average = (
             None if spec.ema_decay is None else Average(self.form.params, spec.ema_decay)
         )
-        self.deferred = self.device.type != "cpu"
-        """Whether numbers that are not finite are looked for when somebody asks, not in a step."""
-        self._fault = torch.full((3,), -1.0, dtype=torch.float64, device=self.device)
+        self.faults = Faults(self.device, total_steps, self.spec_arch)
         self._silent: Later | None = None
         self._last: dict[str, Tensor] = {}
         self._rate = 0.0
@@ -122,7 +120,7 @@ class Trainer:
             self._begin(z, t)
         outcome = self._gradients(z, t)
         norm = add_up(outcome.grads, self.mesh)
-        broken = self._check(outcome.loss, norm)
+        broken = self.faults.check(self.steps, outcome.loss, norm)
         self._rate = learning_rate(self.spec, self.d_in, self.steps, self.total)
         rates = {n: self._rate * self.form.lr_scales.get(n, 1.0) for n in outcome.grads}
         self._adam.step(outcome.grads, rates, self.steps, self._shrink(norm), broken)
@@ -154,14 +152,11 @@ class Trainer:
     def fault(self) -> int | None:
         """The first step that met a loss or gradient that is not finite, if one did. Waits for the
         device; on a CPU that step has raised already and changed nothing, so there is none."""
-        step = int(self._fault[0])
-        return step if step >= 0 else None
+        return self.faults.first
 
     def verify(self) -> None:
         """Raise TrainingError if there is a `fault`."""
-        step, *seen = self._fault.tolist()
-        if step >= 0:
-            self._refuse(int(step), seen)
+        self.faults.verify()
 
     @property
     def spec_arch(self) -> str:
@@ -211,7 +206,7 @@ class Trainer:
         for name, tensor in own.items():
             tensor.copy_(self.mesh.own(name, tensors[name]))
         self.steps, self.tokens = step, tokens
-        self._fault.fill_(-1.0)
+        self.faults.forget()
         self._last = {}
         self._count_silent()
 
@@ -286,7 +281,7 @@ class Trainer:
 
     def _begin(self, z: Tensor, t: Tensor | None) -> None:
         if not all(bool(seen.isfinite().all()) for seen in (z, t) if seen is not None):
-            self._refuse(0, [math.nan, math.nan])
+            raise self.faults.told(0)
         params = self.form.params
         if self.spec.decoder_init == "active_subspace":  # a transcoder's decoder is elsewhere
             into_active_subspace(params if t is None else {"enc": params["enc"]}, z)
@@ -303,33 +298,12 @@ class Trainer:
         assert isinstance(self.form, Transcoding)
         return self.form.gradients(rows, moment, self._dead(), self.mesh.rows(t))
 
-    def _check(self, loss: Tensor, norm: Tensor) -> Tensor | None:
-        """Raise at once if loss or gradient norm is not finite; `deferred`, note the first step
-        where that is so, and return 1 from that step on, 0 before."""
-        seen = torch.stack([loss.double(), norm.double()])
-        if not self.deferred:
-            if not bool(seen.isfinite().all()):
-                self._refuse(self.steps, seen.tolist())
-            return None
-        here = torch.cat([seen.new_full((1,), self.steps), seen])
-        first = (self._fault[0] < 0) & ~seen.isfinite().all()
-        self._fault.copy_(torch.where(first, here, self._fault))
-        return (self._fault[0] >= 0).float()
-
-    def _refuse(self, step: int, seen: list[float]) -> None:
-        loss, norm = seen
-        what, value = ("gradient norm", norm) if math.isfinite(loss) else ("loss", loss)
-        raise TrainingError(
-            f"{what} is {value} at step {step} of {self.total} ({self.spec_arch})",
-            hint="lower train.lr, or look for broken activations in the cache",
-        )
-
     def _shrink(self, norm: Tensor) -> Tensor | None:
         """What to divide gradients by so that their norm is at most `grad_clip`."""
         if self.spec.grad_clip is None:
             return None
         factor = norm.float() / self.spec.grad_clip
-        if not self.deferred:
+        if not self.faults.deferred:
             return factor if float(factor) > 1.0 else None
         return factor.clamp_min(1.0)
 

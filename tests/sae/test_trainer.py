@@ -169,7 +169,7 @@ def test_looked_for_later_a_number_that_is_not_finite_is_reported_with_its_step(
 ) -> None:
     """As on a GPU, where no step waits to look."""
     at_once, later = _trainer(spec), _trainer(spec)
-    later.deferred = True
+    later.faults.deferred = True
     _run(at_once, 5)
     while later.steps < 5:
         later.step(_batch(later.steps))
