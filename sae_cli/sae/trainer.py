@@ -120,7 +120,10 @@ class Trainer:
             self._begin(z, t)
         outcome = self._gradients(z, t)
         norm = add_up(outcome.grads, self.mesh)
-        broken = self.faults.check(self.steps, outcome.loss, norm)
+        seen = outcome.loss
+        if t is not None:  # of a row that is not finite no latent may fire, and t tells nothing
+            seen = seen + z.sum() * 0.0
+        broken = self.faults.check(self.steps, seen, norm)
         self._rate = learning_rate(self.spec, self.d_in, self.steps, self.total)
         rates = {n: self._rate * self.form.lr_scales.get(n, 1.0) for n in outcome.grads}
         self._adam.step(outcome.grads, rates, self.steps, self._shrink(norm), broken)
@@ -208,7 +211,7 @@ class Trainer:
         self.steps, self.tokens = step, tokens
         self.faults.forget()
         self._last = {}
-        self._count_silent()
+        self._silent = None  # counted when a step asks: no other process is waited for here
 
     @torch.no_grad()
     def calibrate(self, batches: Callable[[], Iterator[Tensor]]) -> None:
@@ -273,6 +276,8 @@ class Trainer:
 
     def _dead(self) -> Tensor | None:
         """This process's dead latents; None where no process has any."""
+        if self._silent is None:
+            self._count_silent()
         count, every = (0, 0) if self._silent is None else map(int, self._silent.read())
         if every == 0:
             return None

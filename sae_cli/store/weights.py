@@ -109,7 +109,7 @@ def config(
         "device": "cpu",
         "apply_b_dec_to_input": False,
         "normalize_activations": "none",
-        "reshape_activations": "hook_z" if hook_name.endswith("_z") else "none",
+        "reshape_activations": "hook_z" if hook_name.endswith("_z") and not transcodes else "none",
         "metadata": {
             "sae_lens_version": FORMAT_VERSION,
             "model_name": model_name,

@@ -9,6 +9,7 @@ import torch
 from gradchecks import MIDWAY, Params, auxiliary, check, fvu, largest
 from torch import Tensor
 
+from sae_cli.errors import TrainingError
 from sae_cli.sae.base import SAE
 from sae_cli.sae.fold import scaling
 from sae_cli.sae.form import Form
@@ -205,3 +206,13 @@ def test_it_goes_on_with_the_same_bits(arch: str) -> None:
     assert whole[1] == again[1]
     for name, tensor in whole[0].items():
         assert torch.equal(tensor, again[0][name]), name
+
+
+@KINDS
+@pytest.mark.parametrize("side", ["read", "predicted"])
+def test_a_row_that_is_not_finite_ends_it(arch: str, side: str) -> None:
+    x, y = (part.float().clone() for part in pair(600))
+    trainer = trained(arch, False, x, y, steps=5, part=range(3), dead_after=10**6)
+    (x if side == "read" else y)[7, 2] = float("nan")
+    with pytest.raises(TrainingError, match="is nan at step 3"):
+        trainer.step(x[:128], y[:128])

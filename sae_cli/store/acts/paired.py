@@ -21,13 +21,14 @@ from sae_cli.store.acts.array import NAME, ActivationReader
 class PairedReader(ActivationReader):
     """An array of which only rows count that count in `other` as well, cut into `chunk_rows`.
 
-    Raises StoreError when the arrays have not the same rows, or one is not finished.
+    Raises StoreError when the arrays have not the same rows, or one is damaged.
     """
 
+    _other: ActivationReader | None = None
+
     def __init__(self, dir: Path, other: ActivationReader, chunk_rows: int) -> None:
-        self._other = other  # before all else: `complete` asks it
-        super().__init__(dir)
-        self._as_stored = chunk_rows == self.chunk_rows
+        super().__init__(dir)  # which asks whether this one is complete
+        self._other, self._as_stored = other, chunk_rows == self.chunk_rows
         if self.planned_rows != other.planned_rows:
             raise StoreError(
                 f"{dir} has {self.planned_rows:,} rows, {other.files.where(NAME)} has "
@@ -39,7 +40,7 @@ class PairedReader(ActivationReader):
     @property
     def complete(self) -> bool:
         """Whether every planned row of both is committed."""
-        return super().complete and self._other.complete
+        return super().complete and (self._other is None or self._other.complete)
 
     @cached_property
     def kept(self) -> NDArray[np.int64]:
@@ -56,6 +57,7 @@ class PairedReader(ActivationReader):
     def reasons(self, k: int | None = None) -> NDArray[np.uint8]:
         """Why rows do not count in one of the two (0: they count in both)."""
         low, high = (0, self.planned_rows) if k is None else self._rows(k)
+        assert self._other is not None
         own, others = (r.table.rows("mask", low, high) for r in (self, self._other))
         joint: NDArray[np.uint8] = np.where(own != 0, own, others)
         return joint

@@ -22,9 +22,6 @@ def readers(stage: StageDir, kinds: Collection[str] | None = None) -> list[str]:
         if not other.claims or (kinds is not None and other.kind not in kinds):
             continue
         deps = (read_json(other.spec) or {}).get("deps", {})
-        used = stage.key in {
-            key for role, key in deps.items() if role.partition("/")[0] == stage.kind
-        }
-        if used and state(other, lease=LONG_AGO).status is Status.RUNNING:
+        if stage.key in deps.values() and state(other, lease=LONG_AGO).status is Status.RUNNING:
             found.append(f"{other.kind}/{other.path.name}")
     return found
