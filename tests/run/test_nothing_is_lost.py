@@ -214,11 +214,11 @@ def test_cache_names_what_was_freed_and_how_to_capture_it_again(saectl, here, ma
     assert "freed" not in saectl("cache", spec).out
 
 
-@pytest.fixture
-def training(here):
-    """A training that no sweep of the workspace names reads the activations."""
+@pytest.fixture(params=["cache", "target"])
+def training(here, request):
+    """A training that no sweep of the workspace names reads the activations, or predicts them."""
     cache = stage("cache")
-    deps = {"cache": cache.key, "tokens": stage("tokens").key}
+    deps = {request.param: cache.key, "tokens": stage("tokens").key}
     place = Workspace(Path("store")).stage_dir("train", "other", "0123abcd")
     with claim(place):
         open_stage(place, {"kind": "train", "version": 1, "identity": {}, "deps": deps})
