@@ -29,7 +29,7 @@ def test_an_outage_costs_time_and_nothing_else(s3: S3Server, s3_url: str) -> Non
             k += 1
     s3.kill()
     s3.start()
-    assert k > 4
+    assert k > 1  # how many fit beside four kills is the machine's affair
     assert [e["k"] for e in files.read_log("log")] == list(range(k))
     assert all(files.get(f"c/{n}") == body(n) for n in range(k))
 
