@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -193,3 +195,31 @@ def test_a_forgotten_strand_runs_no_more_and_others_go_on() -> None:
         lanes.submit(mine, lambda: ran.append("again"))
         lanes.drain()
     assert ran == ["slow", "other", "again"]
+
+
+def test_the_callers_number_of_threads_is_left_alone() -> None:
+    """In a process of its own: what counts is who computes first."""
+    code = (
+        "import threading, time, torch\n"
+        "from sae_cli.store.acts.strands import Lanes\n"
+        "def born():\n"
+        "    found = []\n"
+        "    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))\n"
+        "    thread.start(); thread.join()\n"
+        "    return found[0]\n"
+        "with Lanes(4):\n"
+        "    while born() != 1: time.sleep(0.01)\n"  # until a lane has set its own
+        "    inside = torch.get_num_threads()\n"
+        "print(inside, torch.get_num_threads(), born())"
+    )
+    usual = told("import torch; print(torch.get_num_threads())")
+    assert told(code) == 3 * usual
+
+
+def told(code: str) -> list[str]:
+    """The words that a Python of its own prints."""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.split()

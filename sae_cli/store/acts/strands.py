@@ -30,6 +30,7 @@ class Lanes:
 
     def __init__(self, threads: int | None = None, limit: int = 2**29) -> None:
         """`limit` is the number of bytes that may be under way."""
+        _settle_threads()
         self._free = limit
         self._state = threading.Lock()
         self._work = threading.Condition(self._state)
@@ -94,6 +95,7 @@ class Lanes:
             self._work.notify_all()
         for thread in self._threads:
             thread.join()
+        _settle_threads()
 
     def __enter__(self) -> Lanes:
         return self
@@ -142,3 +144,15 @@ class Lanes:
                 else:
                     strand.busy = False
                 self._change.notify_all()
+
+
+def _settle_threads() -> None:
+    """Make the caller's number of threads its own, and that of threads born from now on.
+
+    A thread takes the number that was set last anywhere when it first computes. Lanes set it to 1,
+    so without this a caller that had not computed before might go on with 1 too, or not: a race
+    for its speed, and for its last bits.
+    """
+    import torch
+
+    torch.set_num_threads(torch.get_num_threads())
