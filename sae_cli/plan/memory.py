@@ -2,9 +2,9 @@
 
 SAEs that train in one pass each keep their weights and moments, and share the rest: their steps
 come one after another, so the largest step counts once, and so do the pools of rows. Where several
-processes train together, numbers are those of the one that leads: its shard of the latents, its
-part of a batch, and, at the end, the whole SAE. Numbers are
-those of tensors that are alive at once, an upper bound: between 1 and 1.5 times what is measured
+processes train together, each has its shard of the latents, its part of a batch and pools of its
+own, and the one that leads has, at the end, the whole SAE. Numbers are those of tensors that are
+alive at once, an upper bound: between 1 and 1.5 times what is measured
 (`tests/plan/test_memory.py`, on grids in which SAEs outweigh what is fixed). Libraries and the
 allocator's rest come on top; whoever compares with a machine leaves room for them.
 """
@@ -62,11 +62,13 @@ class Need:
     end: int
     """What the end of the largest training makes and drops, on the CPU."""
     pools: int
-    """Rows that were read and wait for their turn, on the CPU."""
+    """Rows that were read and wait for their turn, on the CPU: those of all processes."""
+    processes: int = 1
+    """How many train together, on one machine; what is kept, a step and its rows are each one's."""
 
     @property
     def device(self) -> int:
-        """Bytes on a GPU."""
+        """Bytes on a GPU, which is one process's."""
         return self.kept + self.step + self.rows
 
     @property
@@ -76,8 +78,9 @@ class Need:
 
     @property
     def together(self) -> int:
-        """Bytes where the CPU is the device."""
-        return self.kept + max(self.step, self.end) + self.rows + self.pools
+        """Bytes where the CPU is the device, of all processes."""
+        each = self.kept + self.rows
+        return self.processes * each + max(self.processes * self.step, self.end) + self.pools
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def need(stages: Sequence[Stage]) -> Need | None:
     total = -(-source.data.tokens // source.data.context) * source.data.context
     chunk = work.cache.chunk_rows(d, source.data.context, total)
     pool = _pool_rows(total, specs[0].shuffle_tokens, chunk)
-    size = max(spec.batch_size for spec in specs)
+    size, count = max(spec.batch_size for spec in specs), specs[0].parallel.processes
     views = len({(spec.center, spec.normalize) for spec in specs})
     sizes = len({spec.batch_size for spec in specs})
     return Need(
@@ -119,7 +122,8 @@ def need(stages: Sequence[Stage]) -> Need | None:
         step=max(_step(spec, d, sides[-1]) for spec in specs),
         rows=4 * size * sum(sides) * (1 + views) * (1 if sizes == 1 else 2),
         end=max(_end(spec, d, sides[-1]) for spec in specs),
-        pools=2 * (pool + 1) * sum(work.cache.row_bytes(side) for side in sides),
+        pools=count * 2 * (pool + 1) * sum(work.cache.row_bytes(side) for side in sides),
+        processes=count,
     )
 
 

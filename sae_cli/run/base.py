@@ -28,6 +28,7 @@ from sae_cli.plan.jobs import Job
 from sae_cli.plan.place import folder
 from sae_cli.run.context import Context
 from sae_cli.run.opening import begin, enter, verify_inputs
+from sae_cli.run.world import processes
 from sae_cli.stages.task import SHARED, Dep, Report, Task
 from sae_cli.store.layout import StageDir, Workspace
 from sae_cli.store.records.claim import Claim, claim
@@ -67,7 +68,8 @@ def run_job(job: Job, context: Context) -> list[Result]:
         for each in held:
             each.cause = refusal or ""
         left = _attempt(held, context) if refusal is None and held else []
-        for each in left if len(held) > 1 else []:
+        shared = len(held) > 1 and processes(held[0].stage) == 1  # those that shared are gone
+        for each in left if shared else []:
             context.report.note(f"{each.stage.name}: trying it alone")
             _attempt([each], context)
         for each in held:

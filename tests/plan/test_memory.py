@@ -146,3 +146,5 @@ def test_each_of_several_processes_keeps_its_shard_and_works_on_its_part(graph, 
     assert shards.kept < alone.kept / 3.5 and parts.kept == alone.kept
     assert shards.step < alone.step / 1.5 and parts.step < alone.step
     assert shards.end == parts.end == alone.end, "one process has the whole SAE at the end"
+    assert (shards.pools, parts.pools) == (4 * alone.pools, 2 * alone.pools), "each has its own"
+    assert parts.together >= 2 * (parts.kept + parts.rows + parts.step) + parts.pools

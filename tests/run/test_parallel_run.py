@@ -89,6 +89,31 @@ def test_without_torchrun_saectl_starts_it_and_the_sae_is_the_same(command):
     assert all(after[part].equal(tensor) for part, tensor in before.items())
 
 
+@pytest.mark.slow
+def test_what_ends_a_wide_pass_is_what_its_record_says(command):
+    """Nothing can be written where the curves go: an error that only rank 0 meets."""
+    shorter = (
+        *TWO,
+        "--set",
+        "train.num_tokens=4096",
+        "--only",
+        "*topk.w64.k8-*",
+        "--only",
+        "*l0_8*",
+    )
+    code, planned = command(*shorter, "--dry-run", "--json")
+    assert code == 0, planned
+    (sweep,) = json.loads(planned)["sweeps"]
+    places = [Path(stage["path"]) for stage in sweep["stages"] if stage["kind"] == "train"]
+    assert len(places) == 2
+    for place in places:
+        (place / "metrics.jsonl").mkdir(parents=True)
+    code, said = command(*shorter)
+    assert code == 1 and "trying it alone" not in said, said
+    for place in places:
+        assert "metrics.jsonl" in json.loads((place / "failed.json").read_text())["cause"]
+
+
 @pytest.mark.parametrize(("there", "parallel"), [("3", "{latent: 2}"), ("2", "{data: 1}")])
 def test_a_torchrun_of_another_size_is_refused_before_anything_starts(
     there, parallel, saectl, tmp_path, monkeypatch

@@ -1,6 +1,7 @@
 """The operations in plain torch, under the names and with the results of the kernels.
 
-What runs where Triton does not, and what the kernels are compared with.
+What the kernels are compared with, in tests and benchmarks; a training without them has its own
+(`sae.backend`).
 """
 
 from __future__ import annotations
