@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
-
-from pydantic import BeforeValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
 from sae_cli.spec.base import Execution, Frozen, Shape
 from sae_cli.spec.fragment import MatrixSpec, TrainFragment
+from sae_cli.spec.resources import Resources, StorageSpec
+from sae_cli.spec.size import Size
 from sae_cli.spec.stages import (
     CacheSpec,
     DataSpec,
@@ -18,44 +16,6 @@ from sae_cli.spec.stages import (
     ReleaseSpec,
     WandbSpec,
 )
-
-_SIZE = r"(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?))?b?"
-_POWERS = "kmgtp"
-
-
-def bytes_of(value: Any) -> int:
-    """Bytes meant by `500 GB`, `1.5TB`, `200 GiB` (powers of 1024) or a whole number.
-
-    Raises the error that pydantic collects.
-    """
-    text = str(value).strip()
-    match = re.fullmatch(_SIZE, text, re.IGNORECASE) if isinstance(value, (int, str)) else None
-    if match is None:
-        raise PydanticCustomError(
-            "size",
-            "'{text}' is not a size: write 500 GB, 2TB, or a number of bytes",
-            {"text": text},
-        )
-    power = 1 + _POWERS.index(match[2].lower()) if match[2] else 0
-    base: int = 1024 if match[3] else 1000
-    found = round(float(match[1]) * float(base**power))
-    if found < 1:
-        raise PydanticCustomError("size", "'{text}' leaves no room at all", {"text": text})
-    return found
-
-
-Size = Annotated[
-    int,
-    BeforeValidator(bytes_of),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 1},
-                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*([kKmMgGtTpP][iI]?)?[bB]?\s*$"},
-            ]
-        }
-    ),
-]
 
 
 class SweepSpec(Frozen):
@@ -96,6 +56,10 @@ class SweepSpec(Frozen):
     memory: Annotated[Size | None, Execution()] = None
     """Most memory that trainings in one pass may take on their device: `80 GB`. Left out, what is
     free there. A grid that needs more trains in several passes."""
+    storage: Annotated[StorageSpec, Execution()] = StorageSpec()
+    """How much activations may take."""
+    resources: Annotated[Resources, Execution()] = Resources()
+    """What an executor asks for, by kind of stage."""
     wandb: Annotated[WandbSpec | None, Execution()] = None
     """Weights & Biases logging of training; left out, wandb is never imported."""
 
