@@ -59,7 +59,7 @@ class SweepSpec(Frozen):
     storage: Annotated[StorageSpec, Execution()] = StorageSpec()
     """How much activations may take."""
     resources: Annotated[Resources, Execution()] = Resources()
-    """What an executor asks for, by kind of stage."""
+    """Cores, GPUs and hours that an executor asks for."""
     wandb: Annotated[WandbSpec | None, Execution()] = None
     """Weights & Biases logging of training; left out, wandb is never imported."""
 
