@@ -28,7 +28,7 @@ from sae_cli.cli.progress import Lines
 from sae_cli.cli.session import open_sweeps
 from sae_cli.lm import tiny
 from sae_cli.plan.graph import Stage
-from sae_cli.run import local
+from sae_cli.run import inline
 from sae_cli.run.base import Context
 from sae_cli.store.layout import Workspace
 from sae_cli.store.tables.files import LocalFiles
@@ -88,7 +88,7 @@ def opened(folder: Path, setup: Setup, count: int, tokens: int) -> tuple[list[St
 
 def run(stages: list[Stage], context: Context) -> None:
     """Run stages that must succeed."""
-    for result in local.run(stages, context):
+    for result in inline.run(stages, context):
         if result.ending != "done":
             raise SystemExit(f"{result.stage.name} {result.ending}: {result.cause}")
 

@@ -19,7 +19,7 @@ from sae_cli.lm.sites import find_tap
 from sae_cli.plan.graph import Graph, Stage, build
 from sae_cli.plan.pin import Pins
 from sae_cli.plan.place import folder
-from sae_cli.run import local
+from sae_cli.run import inline
 from sae_cli.run.context import Context
 from sae_cli.spec.load import load
 from sae_cli.spec.stages import MaskSpec
@@ -77,11 +77,11 @@ class Small:
 
     def pack(self) -> None:
         """Make the token blocks that every capture reads."""
-        local.run(self.graph.of("tokens"), self._context(lambda: False))
+        inline.run(self.graph.of("tokens"), self._context(lambda: False))
 
     def capture(self, stop: Callable[[], bool] = lambda: False) -> list[str]:
         """As `saectl cache`, alone: how each stage ended. Raises Interrupted when stopped."""
-        return [r.ending for r in local.run(self.stages, self._context(stop))]
+        return [r.ending for r in inline.run(self.stages, self._context(stop))]
 
     def tasks(
         self,

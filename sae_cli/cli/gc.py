@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sae_cli.cli import options as o
 from sae_cli.cli import render
@@ -40,10 +40,7 @@ def gc(
     needed: set[str] = set()
     for opened in open_sweeps(spec, model, sets, workspace, online=False):
         _sort(opened.graph, workspace, done, needed)
-    named: dict[str, StageDir] = {}
-    for path in recorded(workspace):
-        (opened,) = open_sweeps(path, None, None, workspace, online=False)
-        _sort(opened.graph, workspace, named, needed)
+    named = _needed_by_any(workspace, needed)
     if spec is None and model is None:
         done |= {p.key: p for p in workspace.stages("cache") if state(p).status is Status.DONE}
     unneeded = [place for key, place in done.items() if key not in needed]
@@ -71,6 +68,37 @@ def gc(
     freed, left = _free(free)
     print(f"freed {told(freed)}")
     return FAILED if left else OK
+
+
+def free_unneeded(graph: Graph, workspace: Workspace, kept: Collection[str]) -> list[str]:
+    """Free activations of a sweep that nothing of the workspace needs, but for those named `kept`.
+
+    Returns the names of those that somebody is at just now. Raises StoreError when one can't be
+    deleted.
+    """
+    done: dict[str, StageDir] = {}
+    needed = {s.key for s in graph.of("cache") if s.name in kept}
+    _sort(graph, workspace, done, needed)
+    if done.keys() <= needed:
+        return []
+    _needed_by_any(workspace, needed)
+    busy = []
+    for key, place in done.items():
+        if key not in needed:
+            try:
+                evict(place, place.activation_data)
+            except Blocked:
+                busy.append(f"{place.kind}/{place.path.name}")
+    return busy
+
+
+def _needed_by_any(workspace: Workspace, needed: set[str]) -> dict[str, StageDir]:
+    """Adds to `needed` what any recorded sweep still reads; returns what they name and is done."""
+    named: dict[str, StageDir] = {}
+    for path in recorded(workspace):
+        (opened,) = open_sweeps(path, None, None, workspace, online=False)
+        _sort(opened.graph, workspace, named, needed)
+    return named
 
 
 def _free(places: Sequence[StageDir]) -> tuple[int, list[str]]:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Where(StrEnum):
+    """The executors."""
+
+    LOCAL = "local"
+    SLURM = "slurm"
+    RAY = "ray"
+
 
 SpecFile = Annotated[
     Path | None,
@@ -61,6 +71,26 @@ KeepGoing = Annotated[
     bool, typer.Option("--keep-going", "-k", help="After a failure, go on with what can go on.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Only show the plan.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        min=1,
+        metavar="N",
+        show_default=False,
+        help="Jobs beside each other on this machine, as processes of their own. "
+        "Default: one for each GPU, else one.",
+    ),
+]
+Executor = Annotated[
+    Where,
+    typer.Option("--executor", help="Where jobs run: on this machine, or on a cluster."),
+]
+RenderOnly = Annotated[
+    bool,
+    typer.Option("--render-only", help="With --executor slurm: write its scripts, submit nothing."),
+]
 All = Annotated[bool, typer.Option("--all", help="Every sweep of the workspace.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Go on where saectl would ask or refuse.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable, versioned output.")]

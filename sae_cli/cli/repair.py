@@ -20,7 +20,7 @@ from sae_cli.errors import SaectlError
 from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.place import folder
 from sae_cli.plan.reason import explain
-from sae_cli.run import local
+from sae_cli.run import inline
 from sae_cli.run.context import Context
 from sae_cli.run.opening import check_sources
 from sae_cli.store.buckets.locate import data_files
@@ -153,7 +153,7 @@ class Repairer:
         (row,) = explain(graph, self._workspace, [stage], force)
         if row.action == "blocked":
             raise _Failed(row.reason)
-        for result in local.run([stage], self._context(graph, force)):
+        for result in inline.run([stage], self._context(graph, force)):
             if result.ending not in ("done", "skipped"):
                 raise _Failed(result.cause or result.ending)
 

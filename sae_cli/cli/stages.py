@@ -10,20 +10,22 @@ from functools import partial
 
 from sae_cli.cli import options as o
 from sae_cli.cli import render
+from sae_cli.cli.gc import free_unneeded
 from sae_cli.cli.output import RunOutput, SweepRun, run_line
 from sae_cli.cli.plan import show
 from sae_cli.cli.progress import clock, reporter
 from sae_cli.cli.session import Opened, open_sweeps, recorded_words, remember
-from sae_cli.errors import FAILED, OK, SaectlError
+from sae_cli.errors import FAILED, OK, SaectlError, UsageError
 from sae_cli.plan.choose import Choice, choose
 from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.place import folder
 from sae_cli.plan.reason import explain
 from sae_cli.plan.room import refusal, room
 from sae_cli.report.results import rows as result_rows
-from sae_cli.run import local
+from sae_cli.run import drive, slurm, waves
 from sae_cli.run.base import Result, tidy
 from sae_cli.run.context import Context
+from sae_cli.run.executors import pool_for
 from sae_cli.run.signals import stop_requests
 from sae_cli.spec.work import Kind
 from sae_cli.store.layout import Workspace
@@ -46,6 +48,9 @@ class _Wish:
     sets: Sequence[str]
     quiet: bool
     verbose: bool
+    executor: o.Where
+    jobs: int | None
+    render_only: bool
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class _Outcome:
     """Stages that were left, because what they need is not there."""
     freed: Sequence[Stage]
     """Activations that are left freed, because nothing that runs reads them."""
+    handed_over: bool = False
+    """What is to do was given to a cluster, which does it later."""
 
 
 def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
@@ -76,6 +83,9 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
         force_downstream: o.ForceDownstream = False,
         keep_going: o.KeepGoing = False,
         yes: o.Yes = False,
+        executor: o.Executor = o.Where.LOCAL,
+        jobs: o.Jobs = None,
+        render_only: o.RenderOnly = False,
         json: o.Json = False,
         quiet: o.Quiet = False,
         verbose: o.Verbose = False,
@@ -85,8 +95,9 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
         named = spec is not None or (model is not None and not every)
         wish = _Wish(
             kind, only or (), named, force, force_downstream,
-            keep_going, yes, sets or (), quiet or json, verbose,
+            keep_going, yes, sets or (), quiet or json, verbose, executor, jobs, render_only,
         )  # fmt: skip
+        _refuse_senseless(wish)
         if dry_run:
             show(sweeps, workspace, lambda graph: _choice(graph, wish), as_json=json)
             return OK
@@ -154,17 +165,57 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
                 sweep=recorded_words(graph, workspace, wish.sets),
                 quiet=wish.quiet,
             )
-            results = local.run(
-                todo,
-                context,
+            if wish.executor is o.Where.SLURM:
+                _hand_over(todo, graph, context, wish)
+                return _Outcome(graph, chosen, [], len(blocked), freed, handed_over=True)
+            pool = pool_for(wish.executor, wish.jobs, graph, context)
+            execute = partial(
+                drive.run,
+                context=context,
+                pool=pool,
                 keep_going=wish.keep_going,
                 on_result=lambda r: report.note(_line(r)),
             )
+            free = partial(free_unneeded, graph, workspace)
+            results = waves.run(todo, graph, context, execute, free, keep_going=wish.keep_going)
     finally:
         report.close()
         here = [folder(workspace, s) for s in graph.stages]
         workspace.link_run(graph.sweep.spec.name, [d for d in here if d.path.is_dir()])
     return _Outcome(graph, chosen, results, len(blocked), freed)
+
+
+def _refuse_senseless(wish: _Wish) -> None:
+    """Raises UsageError for options that contradict each other."""
+    if wish.render_only and wish.executor is not o.Where.SLURM:
+        raise UsageError("--render-only writes scripts for Slurm: say --executor slurm with it")
+    if wish.jobs is not None and wish.executor is not o.Where.LOCAL:
+        raise UsageError(
+            "--jobs is for this machine",
+            hint="on a cluster, resources.KIND.at_once in the spec limits how many run at once",
+        )
+    if wish.executor is o.Where.SLURM and (wish.force or wish.force_downstream):
+        raise UsageError(
+            "--force can't be handed to Slurm: a job that is queued again would do it again",
+            hint="--force here with --only, then hand over what is missing",
+        )
+
+
+def _hand_over(todo: Sequence[Stage], graph: Graph, context: Context, wish: _Wish) -> None:
+    """Write Slurm's scripts for `todo`, submit them unless told not to, and say what was done."""
+    place, steps = slurm.render(todo, graph, context)
+    ids = {} if wish.render_only else slurm.submit(place)
+    if wish.quiet:
+        return
+    render.table(
+        ["step", "jobs", "after", "id"],
+        [(s.name, len(s.jobs), ", ".join(s.after), ids.get(s.name, "")) for s in steps],
+        right=["jobs"],
+    )
+    if wish.render_only:
+        print(f"nothing was submitted: bash {place / slurm.SUBMIT}")
+    else:
+        print(f"submitted; scripts and logs: {place}\nsaectl status says how far they are")
 
 
 def _refuse_overfull(workspace: Workspace, needed: int, yes: bool) -> None:
@@ -185,6 +236,8 @@ def _line(result: Result) -> str:
 
 def _print(outcome: _Outcome, workspace: Workspace) -> None:
     name, chosen = outcome.graph.sweep.spec.name, outcome.chosen
+    if outcome.handed_over:
+        return
     if chosen and not outcome.results:
         print(f"{name}: nothing to do, {len(chosen)} stages are done")
     elif not any(s.kind in ("eval", "release") for s in chosen):

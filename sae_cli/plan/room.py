@@ -25,7 +25,7 @@ class Room(Frozen):
     """What a plan writes, and what there is for it. Bytes."""
 
     local: int
-    """Still to be written to the disk of the workspace."""
+    """Still to be written to the disk of the workspace; within a budget, what is there at once."""
     bucket: int
     """Still to be written to buckets."""
     unknown: int
@@ -57,11 +57,17 @@ class Room(Frozen):
 def room(graph: Graph, rows: Sequence[Row], workspace: Workspace) -> Room:
     """What the rows of a plan that run will write, and what there is for it."""
     todo = [row for row in rows if row.action == "run"]
-    quota = graph.sweep.spec.quota
+    quota, budget = graph.sweep.spec.quota, graph.sweep.spec.storage.budget
     afar = {r.stage.name for r in todo if bucket(workspace, r.stage) is not None}
     here = [r for r in todo if r.stage.name not in afar]
+    arrays, rest = (
+        sum(
+            _left(workspace, r.stage, r.bytes or 0) for r in here if (r.stage.kind == "cache") is it
+        )
+        for it in (True, False)
+    )
     return Room(
-        local=sum(_left(workspace, r.stage, r.bytes or 0) for r in here),
+        local=rest + (arrays if budget is None else min(arrays, budget)),
         bucket=sum(r.bytes or 0 for r in todo if r.stage.name in afar),
         unknown=sum(r.bytes is None for r in todo),
         free=free_bytes(workspace.root),

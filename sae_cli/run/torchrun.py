@@ -15,17 +15,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from sae_cli.errors import Interrupted, StoreError
+from sae_cli.errors import Interrupted
 from sae_cli.plan.graph import Stage
 from sae_cli.plan.place import folder
 from sae_cli.run.base import Result
+from sae_cli.run.command import outcome, words
 from sae_cli.run.context import Context
 from sae_cli.run.world import processes
-from sae_cli.store.atomic import read_json
 from sae_cli.store.layout import StageDir
 from sae_cli.store.records.claim import read_holder
 from sae_cli.store.records.ledger import is_done
-from sae_cli.store.records.status import Status, state
 
 POLL_S = 0.2
 
@@ -67,19 +66,20 @@ def launch(stages: Sequence[Stage], context: Context) -> list[Result]:
     if context.stop():
         raise Interrupted(f"interrupted: {names}: its processes have saved and left")
     seconds = time.monotonic() - started
-    return [_result(stage, at, seconds) for stage, at in zip(stages, places, strict=True)]
+    results = [outcome(stage, at, seconds) for stage, at in zip(stages, places, strict=True)]
+    for result in results:
+        if result.ending == "failed" and not result.cause:
+            log = result.path / "log.txt"
+            result.cause = f"its processes ended without a result: see {log}"
+    return results
 
 
 def command(stages: Sequence[Stage], number: int, context: Context) -> list[str]:
     """The command line."""
-    assert context.sweep, "the sweep is recorded before its stages run"
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(number), "-m", "sae_cli.cli.rank", "train", *context.sweep),
-        *("--store", str(context.workspace.root), "--keep-going", "--yes"),
-        *(word for stage in stages for word in ("--only", stage.key)),
-        *(["--force"] if stages[0].name in context.force else []),
-        *(["--quiet"] if context.quiet else []),
+        *("--nproc-per-node", str(number), "-m", "sae_cli.cli.rank", "train"),
+        *words(stages, context),
     ]
 
 
@@ -100,16 +100,3 @@ def _parent(pid: int) -> int | None:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, ValueError):
         return None
-
-
-def _result(stage: Stage, place: StageDir, seconds: float) -> Result:
-    if is_done(place):
-        return Result(stage, "done", place.path, seconds=seconds)
-    if state(place).status is Status.RUNNING:
-        return Result(stage, "busy", place.path, f"{stage.name} is another process's")
-    try:
-        cause = (read_json(place.failed) or {}).get("cause")
-    except StoreError as error:
-        cause = str(error)
-    told = cause or f"its processes ended without a result: see {place.log}"
-    return Result(stage, "failed", place.path, told, seconds)

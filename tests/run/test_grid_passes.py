@@ -15,7 +15,7 @@ from sae_cli.plan.graph import Graph, build
 from sae_cli.plan.memory import need
 from sae_cli.plan.pin import Pins
 from sae_cli.plan.place import folder
-from sae_cli.run import local
+from sae_cli.run import inline
 from sae_cli.run.base import Result
 from sae_cli.run.context import Context
 from sae_cli.spec.load import load
@@ -80,7 +80,7 @@ class Sweep:
         stages = [s for s in self.graph.stages if s.kind in kinds]
         if only is not None:
             stages = [self.trains[i] for i in only]
-        return local.run(stages, context, keep_going=True)
+        return inline.run(stages, context, keep_going=True)
 
     def bits(self) -> list[str | None]:
         """sha256 of each SAE's weights; None of one that is not there."""
