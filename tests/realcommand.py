@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+SMALL = Path(__file__).parent / "e2e" / "small.yaml"
 KINDS = ("tokens", "cache", "train", "eval", "release")
 PATIENCE = 900.0
 """Seconds after which a command counts as hanging."""
@@ -143,6 +144,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(home: Path) -> Callable[[Path], Saectl]:
     """command(store): the command in that workspace."""
     return lambda store: Saectl(store, home)
+
+
+@pytest.fixture
+def saectl(command: Callable[[Path], Saectl], tmp_path: Path) -> Saectl:
+    """The command in an empty workspace."""
+    return command(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def small() -> Path:
+    """The sweep file of these tests."""
+    return SMALL
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from typing import Literal
 
 from sae_cli.plan.reason import Row
 from sae_cli.plan.room import Room
+from sae_cli.report.elbow import Elbow
 from sae_cli.report.results import SaeRow
 from sae_cli.run.base import Result
 from sae_cli.spec.base import Frozen
@@ -64,6 +65,8 @@ class SweepRun(Frozen):
     waiting: int
     """Stages that were left, because what they need is not there."""
     results: tuple[SaeRow, ...]
+    elbows: tuple[Elbow, ...] = ()
+    """Where SAEs differ in nothing but three widths or more."""
     release: str | None
 
 

@@ -10,6 +10,7 @@ from sae_cli.plan.jobs import coalesce
 from sae_cli.plan.memory import need
 from sae_cli.plan.reason import Row
 from sae_cli.plan.room import Room
+from sae_cli.report.elbow import Elbow
 from sae_cli.report.results import SaeRow
 from sae_cli.spec.work import CacheWork
 from sae_cli.store.records.space import told
@@ -142,3 +143,14 @@ def results(rows: Sequence[SaeRow]) -> None:
         cells,
         right=["layer", "width", *_NUMBERS],
     )
+
+
+def elbows(found: Sequence[Elbow]) -> None:
+    """A line for each curve over the width."""
+    for each in found:
+        place = f"{each.model} L{each.layer} {each.site} {each.arch} {each.variant}".rstrip()
+        curve = ", ".join(
+            f"{width} {value:.4f}" for width, value in zip(each.widths, each.values, strict=True)
+        )
+        said = f"at width {each.width}" if each.width else "none: FVU falls all the way"
+        print(f"elbow of {place}: {said}  (FVU by width: {curve})")

@@ -21,6 +21,7 @@ from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.place import folder
 from sae_cli.plan.reason import explain
 from sae_cli.plan.room import refusal, room
+from sae_cli.report.elbow import elbows
 from sae_cli.report.results import rows as result_rows
 from sae_cli.run import drive, slurm, waves
 from sae_cli.run.base import Result, tidy
@@ -260,6 +261,7 @@ def _print(outcome: _Outcome, workspace: Workspace) -> None:
     found = result_rows(outcome.graph, workspace)
     if found and any(s.kind in ("eval", "release") for s in chosen):
         render.results(found)
+        render.elbows(elbows(found))
     for path in _released(outcome, workspace):
         print(f"release: {path}")
 
@@ -274,7 +276,8 @@ def _print_json(outcomes: Sequence[_Outcome], workspace: Workspace) -> None:
             sweep=outcome.graph.sweep.spec.name,
             stages=tuple(run_line(r) for r in outcome.results),
             waiting=outcome.waiting,
-            results=tuple(result_rows(outcome.graph, workspace)),
+            results=tuple(found := result_rows(outcome.graph, workspace)),
+            elbows=tuple(elbows(found)),
             release=next(iter(_released(outcome, workspace)), None),
         )
         for outcome in outcomes

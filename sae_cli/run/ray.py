@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections import Counter
@@ -27,6 +28,7 @@ from sae_cli.spec.resources import JobResources, Resources
 
 _HANDED_ON = ("OMP_NUM_THREADS", "SAECTL_PATIENCE", "HF_HOME", "HF_HUB_OFFLINE")
 """Variables that a job sees as this process does. Secrets are the cluster's own to give."""
+_KNOCK_S = 10.0
 
 
 class Ray:
@@ -139,11 +141,20 @@ def _connected() -> Any:
     except ModuleNotFoundError as e:
         raise UsageError("ray is not installed", hint="pip install 'saectl[ray]'") from e
     if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS")
         try:
-            ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False)
-        except ConnectionError as e:
+            _knock(address)
+            ray.init(address=address, log_to_driver=False)
+        except OSError as e:  # ConnectionError is one
             raise SaectlError(
-                f"no Ray cluster answers at {os.environ.get('RAY_ADDRESS')}: {e}",
+                f"no Ray cluster answers at {address or 'this machine'}: {e}",
                 hint="start one with `ray start --head`, or unset RAY_ADDRESS",
             ) from e
     return ray
+
+
+def _knock(address: str | None) -> None:
+    """Raises OSError where nobody listens: Ray itself would wait for minutes."""
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()

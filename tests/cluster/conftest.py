@@ -1,15 +1,7 @@
-"""The real command in a workspace of its own, for tests of the executors."""
+"""Tests of the executors run the real command, in a workspace of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from realcommand import processes, saectl
 
-import pytest
-from realcommand import Saectl
-
-
-@pytest.fixture
-def saectl(command: Callable[[Path], Saectl], tmp_path: Path) -> Saectl:
-    """The command in an empty workspace."""
-    return command(tmp_path / "store")
+__all__ = ["processes", "saectl"]

@@ -10,28 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from realcommand import PATIENCE, Disk, Saectl
+from realcommand import PATIENCE, SMALL, Disk, Saectl, processes, saectl
 
-HERE = Path(__file__).parent
-SMALL = HERE / "small.yaml"
+__all__ = ["processes", "saectl"]
 
 
 def rows(text: str) -> list[list[str]]:
     """The rows of the table that a run ends with: model, site, layer, architecture, width, ..."""
     words = [line.split() for line in text.splitlines()]
     return [w for w in words if w and w[0] == "tiny" and len(w) > 10]
-
-
-@pytest.fixture
-def saectl(command: Callable[[Path], Saectl], tmp_path: Path) -> Saectl:
-    """The command in an empty workspace."""
-    return command(tmp_path / "store")
-
-
-@pytest.fixture(scope="session")
-def small() -> Path:
-    """The sweep file of these tests."""
-    return SMALL
 
 
 @pytest.fixture(scope="session")
