@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from sae_cli.lm.anatomy import width as d_model
 from sae_cli.lm.restart import skipped, spot
 from sae_cli.spec.work import TrainWork
-from sae_cli.stages.eval_sae import Place
+from sae_cli.stages.eval_sae import Place, Site
 from sae_cli.stages.metrics import POSITIONS_AT_ONCE
 from sae_cli.stages.task import Task
 
@@ -45,12 +45,12 @@ Fits = Callable[[Sequence[Seat]], bool]
 
 
 def rounds(seats: Iterable[Seat], fits: Fits) -> list[list[Seat]]:
-    """Seats in rounds, the SAEs of a place one after another, so that they share its ablations."""
-    order: dict[Place, list[Seat]] = {}
+    """Seats in rounds, those of a site one after another, so that they share its ablations."""
+    order: dict[Site, dict[Place, list[Seat]]] = {}
     for seat in seats:
-        order.setdefault(seat.place, []).append(seat)
+        order.setdefault(seat.place.site, {}).setdefault(seat.place, []).append(seat)
     made: list[list[Seat]] = []
-    for seat in (seat for group in order.values() for seat in group):
+    for seat in (s for places in order.values() for group in places.values() for s in group):
         if made and fits([*made[-1], seat]):
             made[-1].append(seat)
         else:
