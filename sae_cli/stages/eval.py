@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from sae_cli.errors import ModelError, StoreError
 from sae_cli.lm.device import pick_device
 from sae_cli.lm.load import load_model
+from sae_cli.lm.names import model_name
 from sae_cli.lm.restart import Clean, Forwards, spot
 from sae_cli.lm.splice import masked
 from sae_cli.spec.stages import EvalSpec
@@ -31,7 +32,6 @@ from sae_cli.stages.eval_rounds import Seat, room_for, rounds
 from sae_cli.stages.eval_sae import SPLIT, Judged, Place, Site
 from sae_cli.stages.grid_memory import free_memory
 from sae_cli.stages.task import Task
-from sae_cli.stages.train import model_name
 from sae_cli.store.blocks import BlockReader
 
 
