@@ -11,6 +11,7 @@ import textwrap
 from bisect import bisect_left
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,6 +133,32 @@ def test_a_run_whose_block_was_added_late_gets_the_whole_curve(tmp_path: Path) -
     (file,) = task.out.glob("wandb/offline-run-*/*.wandb")
     assert file.stat().st_size > 3 * 32 * 1024, "records cross the blocks of the file"
     assert joined(task) == [*before, (2000, {"fvu": 0.0})]
+
+
+def test_online_what_the_server_has_is_not_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so when the run is resumed; what it did not get comes from the curve."""
+    import wandb
+
+    sent: list[tuple[int, dict[str, float]]] = []
+    server = SimpleNamespace(
+        starting_step=21,
+        log=lambda numbers, step, commit: sent.append((step, numbers)),
+        finish=lambda exit_code: None,
+    )
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(wandb, "init", lambda **given: asked.update(given) or server)
+    plain = task_of(bench(tmp_path), "one", "0a0b0c0d")
+    assert isinstance(plain.work, TrainWork)
+    online = SPEC.model_copy(update={"mode": "online"})
+    task = replace(plain, work=plain.work.model_copy(update={"wandb": online}))
+    line = {step: {"fvu": 1 / step} for step in range(10, 60, 10)}
+    with tracker(task, [(step, line[step]) for step in (10, 20, 30)]) as watch:
+        for step in (40, 50):
+            watch.log(line[step], step)
+    assert sent == [(step, line[step]) for step in (30, 40, 50)]
+    assert (asked["id"], asked["resume"], asked["group"]) == (task.key, "allow", "suite")
 
 
 DYING = """
