@@ -8,7 +8,8 @@ evaluations; one at a time, each is handed over alone. So the ratio is that of t
 starts the command once for each cell pays for that start too; `--command` measures it so, in
 subprocesses. sha256 of every SAE and every metrics.json must agree, or the bench fails. Forwards
 are those of the whole model, counted where they are made; bytes are those of the activation files
-that are mapped to be copied.
+that are mapped to be copied. On a machine that others use too, set OMP_NUM_THREADS=1: threads that
+wait for each other measure the others' load.
 """
 
 from __future__ import annotations
