@@ -30,9 +30,11 @@ class Silent:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.at_: list[int] = []
+        self.all_begun: list[tuple[str, int, int, str]] = []
 
     def begin(self, label: str, total: int, done: int, unit: str) -> None:
         self.begun = label, total, done, unit
+        self.all_begun.append(self.begun)
 
     def at(self, done: int, numbers: Mapping[str, float] | None = None) -> None:
         self.at_.append(done)

@@ -1,4 +1,4 @@
-"""A site's name in the words of TransformerLens, for release cards and `cfg.json`.
+"""What others call a site and a model: for release cards, `cfg.json` and experiment trackers.
 
 Torch-free on purpose: planning and release code may import it. It refuses nothing: every site of
 the spec has a name, also on models where the site itself does not exist.
@@ -6,7 +6,9 @@ the spec has a name, also on models where the site itself does not exist.
 
 from __future__ import annotations
 
-from sae_cli.spec.stages import Site
+from pathlib import Path
+
+from sae_cli.spec.stages import ModelSpec, Site
 
 _HOOKS: dict[Site, str] = {
     "resid_pre": "hook_resid_pre",
@@ -27,3 +29,8 @@ def hook_name(layer: int, site: Site) -> str:
     flat, `[n_heads * head_dim]`, where TransformerLens keeps `[n_heads, head_dim]`.
     """
     return f"blocks.{layer}.{_HOOKS[site]}"
+
+
+def model_name(model: ModelSpec) -> str:
+    """The name by which others know the model: hub id, else the folder's or preset's name."""
+    return model.hf or model.builtin or Path(model.path or "").name

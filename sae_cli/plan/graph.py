@@ -132,6 +132,9 @@ def build(sweep: Sweep) -> Graph:
         name = f"{model_slug(model)}.L{cell.layer}.{site}"
         return stage("cache", name, work, {"tokens": text}, sweep.facts[cell.model])
 
+    wandb = spec.wandb
+    if wandb is not None:
+        wandb = wandb.model_copy(update={"group": wandb.group or spec.name})
     first = spec.data.mask.first_positions  # all of the mask that packing knows
     evals: dict[str, Stage] = {}
     for cell in sweep.cells:
@@ -142,7 +145,7 @@ def build(sweep: Sweep) -> Graph:
         if cell.out_site is not None:
             inputs["target"] = capture(cell, cell.out_site, text)
         name = f"{cache.slug}.{train_slug(cell.train)}"
-        work = TrainWork(train=cell.train, wandb=spec.wandb)
+        work = TrainWork(train=cell.train, wandb=wandb)
         train = stage("train", name, work, inputs, facts)
         score = stage("eval", name, EvalWork(eval=spec.eval), {"train": train, **inputs}, facts)
         evals[score.key] = score

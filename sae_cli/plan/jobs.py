@@ -30,9 +30,9 @@ class Job:
 def coalesce(stages: Sequence[Stage]) -> list[Job]:
     """Jobs for `stages`, in order.
 
-    The sites of one model and text share their forwards, and so do the evaluations of one site.
-    The trainings of one array share its read, where they share their order and their `parallel`:
-    `fitted` then cuts them by memory.
+    The sites of one model and text share their forwards, and so do the evaluations of its SAEs,
+    wherever they read (the stage cuts them into rounds by memory). The trainings of one array share
+    its read, where they share their order and their `parallel`: `fitted` then cuts them by memory.
     """
     groups: dict[str, list[Stage]] = {}
     for stage in stages:
@@ -51,7 +51,10 @@ def _shared(stage: Stage) -> str:
         order = [work.train.order_seed, work.train.shuffle_tokens, parallel.data, parallel.latent]
         return canonical({"arrays": _arrays(stage), "order": order})
     if isinstance(work, EvalWork):
-        return canonical({"arrays": _arrays(stage), "eval": identity(work.eval)})
+        capture = stage.deps["cache"].work
+        assert isinstance(capture, CacheWork)
+        parts = {"model": identity(capture.model), "eval": identity(work.eval)}
+        return canonical({"tokens": stage.deps["tokens"].key, **parts})
     return stage.name
 
 

@@ -250,5 +250,7 @@ class WandbSpec(Frozen):
     """Project name."""
     entity: str | None = None
     """User or team."""
+    group: str | None = None
+    """What the runs of a sweep stand under; left out, the sweep's name."""
     mode: Literal["online", "offline"] = "online"
     """`offline` needs neither network nor account."""

@@ -13,17 +13,25 @@ from pathlib import Path
 
 from sae_cli.store.atomic import write_bytes
 
+OWN = ("step", "tokens", "time", "seconds")
+"""What a line says beside the numbers that are logged."""
+
 
 class Curve:
     """Appends to `path`, after dropping what lies behind `step`. A context manager."""
 
     def __init__(self, path: Path, step: int) -> None:
         kept = []
+        self.before: list[tuple[int, dict[str, float]]] = []
+        """Steps that earlier runs logged, with their numbers: those that `write` was given."""
         if path.is_file():
             for line in path.read_bytes().splitlines(keepends=True):
                 try:
-                    if json.loads(line)["step"] <= step:
+                    found = json.loads(line)
+                    if found["step"] <= step:
                         kept.append(line)
+                        numbers = {k: v for k, v in found.items() if k not in OWN}
+                        self.before.append((found["step"], numbers))
                 except (ValueError, KeyError):
                     break  # the torn end of a killed run
         write_bytes(path, b"".join(kept))

@@ -1,197 +1,205 @@
-"""A trained SAE to its metrics, on held-out documents, under the mask that training used.
+"""Trained SAEs to their metrics, on held-out documents, under the mask that training used.
 
-SAEs of one site share the clean and the ablated forwards. Where a token does not count, every
-pass keeps the original activation, so clean, spliced and ablated runs differ only where the SAE
-is being judged. A transcoder is judged at the site that it predicts: its prediction takes the place
-of what is there. Nothing before that site is changed, so what it reads is that of the clean pass.
+All SAEs of a model share its clean forward, those of a site the ablated ones too; each has one
+spliced forward a batch, which begins at its layer (`lm.restart`). Where they don't fit into memory
+together, they are judged in rounds (`eval_rounds`). A number depends on its SAE alone, never on
+who else is judged with it.
+
+Where a token does not count, every pass keeps the original activation, so clean, spliced and
+ablated runs differ only where the SAE is being judged. A transcoder's prediction takes the place of
+what is there. Nothing before that site is changed, so what it reads is that of the clean pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sae_cli.errors import StoreError
-from sae_cli.lm import masks
+from sae_cli.errors import ModelError, StoreError
 from sae_cli.lm.device import pick_device
 from sae_cli.lm.load import load_model
-from sae_cli.lm.outliers import marked
-from sae_cli.lm.sites import Tap, find_tap
-from sae_cli.lm.splice import Edit, editing, forward_logits, masked
-from sae_cli.sae.base import SAE
+from sae_cli.lm.names import model_name
+from sae_cli.lm.restart import Clean, Forwards, spot
+from sae_cli.lm.splice import masked
 from sae_cli.spec.stages import EvalSpec
 from sae_cli.spec.work import CacheWork, EvalWork, TokensWork
-from sae_cli.stages.metrics import (
-    DENSITY,
-    METRICS,
-    LossMeter,
-    Metric,
-    ReconstructionMeter,
-    splice_metrics,
-)
+from sae_cli.stages.eval_rounds import Seat, room_for, rounds
+from sae_cli.stages.eval_sae import SPLIT, Judged, Place, Site
+from sae_cli.stages.grid_memory import free_memory
 from sae_cli.stages.task import Task
-from sae_cli.store.acts.array import stats_of
-from sae_cli.store.acts.norms import norms_of
-from sae_cli.store.atomic import write_bytes, write_json
 from sae_cli.store.blocks import BlockReader
-from sae_cli.store.layout import StageDir
-from sae_cli.store.records.ledger import read_done
-from sae_cli.store.weights import load_sae
-
-SPLIT = "heldout"
 
 
 def run(tasks: Sequence[Task]) -> None:
-    """Measure the SAEs of all tasks; they read the same site and are measured the same way."""
+    """Measure the SAEs of all tasks; they are of one model, and measured the same way on the same
+    text.
+
+    An SAE whose folder or site can't be read fails its task, and no other's. Raises Interrupted
+    when asked to stop: the SAEs of the rounds that were finished are done.
+    """
     first = tasks[0]
     work, source, capture = first.work, first.deps["tokens"].work, first.deps["cache"].work
     assert isinstance(work, EvalWork) and isinstance(source, TokensWork)
     assert isinstance(capture, CacheWork)
     device = pick_device(first.device)
     model = load_model(capture.model, device)
-    site = _Site(first, "cache", model, device)
-    read = site
-    if "target" in first.deps:
-        site = _Site(first, "target", model, device)
-    judged = [_Judged(task, site, device) for task in tasks]
-    blocks = BlockReader(first.deps["tokens"].path)
-    count = _blocks_to_use(work.eval, blocks, source.data.context)
-    per = max(1, work.eval.batch_tokens // source.data.context)
-    label = first.slug if len(tasks) == 1 else f"{len(tasks)} SAEs of {first.deps['cache'].slug}"
-    first.report.begin(label, count * source.data.context, 0, "tokens")
-    for start in range(0, count, per):
-        stop = min(start + per, count)
-        tokens = torch.from_numpy(blocks.tokens(SPLIT, start, stop).astype(np.int64)).to(device)
-        reasons = blocks.reasons(SPLIT, start, stop)
-        _batch(model, read, site, judged, tokens, reasons, work.eval.splice)
-        first.report.at(stop * source.data.context)
-        if stop < count:
-            first.leave("its start: an evaluation begins again")
+    seats = _seats(tasks, model, device)
+    text = _Text(first, work.eval, source.data.context, device)
+    on_device, on_host = free_memory(first.device)
+    free = on_host if on_device is None else on_device
+    going = rounds(seats, room_for(free, model, text.per * text.context))
+    one = first.slug if len(tasks) == 1 else f"{len(tasks)} SAEs of {model_name(capture.model)}"
+    first.report.begin(one, len(going) * text.tokens, 0, "tokens")
+    if len(going) > 1:
+        first.report.note(
+            f"{len(seats)} SAEs are judged in {len(going)} rounds: together they need more memory "
+            "than there is"
+        )
+    forwards, judged_sites, made = Forwards(model), set[Site](), 0
+    for number, some in enumerate(going):
+        judged = _judged(some, device)
+        done = number * text.tokens
+        if judged:
+            _round(forwards, judged, text, work.eval.splice, done)
+            made += len(judged)
+            judged_sites |= {each.place.site for each in judged}
+        if number == len(going) - 1:
+            edits = 2 * len(judged_sites) + made if work.eval.splice else 0
+            least = len(text.starts) * (1 + edits) if made else 0
+            first.report.note(_told(forwards, least))
+        for each in judged:
+            each.write(work.eval)
+
+
+class _Text:
+    """The held-out blocks that are used, batch by batch."""
+
+    def __init__(self, task: Task, spec: EvalSpec, context: int, device: torch.device) -> None:
+        self._blocks, self._device = BlockReader(task.deps["tokens"].path), device
+        there = self._blocks.n_blocks(SPLIT)
+        self.context = context
+        self._count = there if spec.tokens is None else min(there, -(-spec.tokens // context))
+        self.per = max(1, spec.batch_tokens // context)
+        """Blocks in a batch, at most."""
+        self.tokens = self._count * context
+        self.starts = range(0, self._count, self.per)
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor, NDArray[np.uint8]]]:
+        """Tokens so far, and a batch: int64 `[b, C]` on the device, and why tokens don't count."""
+        for start in self.starts:
+            stop = min(start + self.per, self._count)
+            tokens = torch.from_numpy(self._blocks.tokens(SPLIT, start, stop).astype(np.int64))
+            reasons = self._blocks.reasons(SPLIT, start, stop)
+            yield stop * self.context, tokens.to(self._device), reasons
+
+
+def _seats(tasks: Sequence[Task], model: PreTrainedModel, device: torch.device) -> list[Seat]:
+    """Each task with its place, of which there is one for all that read and write the same."""
+    sites: dict[str, Site] = {}
+    places: dict[tuple[Site, Site], Place] = {}
+    seats = []
+    for task in tasks:
+        roles = [task.deps[role] for role in ("cache", "target") if role in task.deps]
+        try:
+            for dep in roles:
+                if dep.key not in sites:
+                    sites[dep.key] = Site(dep, model, device)
+        except (StoreError, ModelError) as error:
+            task.fail(error)
+            continue
+        pair = sites[roles[0].key], sites[roles[-1].key]
+        seats.append(Seat(task, places.setdefault(pair, Place(*pair))))
+    return seats
+
+
+def _judged(seats: Sequence[Seat], device: torch.device) -> list[Judged]:
+    """The SAEs of a round, read from disk; one that can't be fails its task."""
+    found = []
+    for seat in seats:
+        try:
+            found.append(Judged(seat.task, seat.place, device))
+        except StoreError as error:
+            seat.task.fail(error)
+    return found
+
+
+def _round(
+    forwards: Forwards, judged: Sequence[Judged], text: _Text, splice: bool, before: int
+) -> None:
+    """All the text for these SAEs; `before` tokens were done in earlier rounds."""
+    task = judged[0].task
+    for done, tokens, reasons in text:
+        batch(forwards, judged, tokens, reasons, splice)
+        for each in judged:
+            each.task.progress(done, text.tokens)
+        task.report.at(before + done)
+        if done < text.tokens:
+            task.leave("its start: an evaluation begins again")
     for each in judged:
-        each.write(work.eval)
+        each.place.ablated = splice
 
 
-class _Site:
-    """What the SAEs of one site have in common: where they read (or, of transcoders, also where
-    they write), and what training saw there."""
-
-    def __init__(self, task: Task, role: str, model: PreTrainedModel, device: torch.device) -> None:
-        capture = task.deps[role].work
-        assert isinstance(capture, CacheWork)
-        self.tap, self.mask = find_tap(model, capture.layer, capture.site), capture.mask
-        cache = StageDir(task.deps[role].path)
-        done = read_done(cache)
-        if done is None:  # it was when the runner looked
-            raise StoreError(f"{cache} is being made again: evaluate when it is done")
-        self.limit: float | None = done.summary["outlier_norm"]
-        self.mean = stats_of(cache).mean.to(device)
-        self.zero_loss, self.mean_loss = LossMeter(), LossMeter()
-
-    def keep(self, acts: Tensor, reasons: NDArray[np.uint8]) -> Tensor:
-        """bool [B, C]: the tokens that count, with the norm limit found when caching."""
-        found = marked(reasons, norms_of(acts.flatten(0, -2)).view(acts.shape[:-1]), self.limit)
-        return torch.from_numpy(masks.keep(found, self.mask)).to(acts.device)
-
-
-class _Judged:
-    """One SAE and its meters."""
-
-    def __init__(self, task: Task, site: _Site, device: torch.device) -> None:
-        self.task = task
-        held = load_sae(task.deps["train"].path)
-        self.sae = SAE.from_tensors(held.tensors, held.arch, held.k).to(device)
-        self.rebuilt = ReconstructionMeter(self.sae.d_out, self.sae.d_sae, site.mean)
-        self.loss = LossMeter()
-        self.site = site
-
-    def write(self, spec: EvalSpec) -> None:
-        """Put the metrics into the task's folder and finish it."""
-        found: dict[str, Metric] = self.rebuilt.result(spec.dense_threshold)
-        if spec.splice:
-            found |= splice_metrics(self.loss, self.site.zero_loss, self.site.mean_loss)
-        else:
-            off = splice_metrics(LossMeter(), LossMeter(), LossMeter())
-            found |= dict.fromkeys(off, Metric(None, "eval.splice is off"))
-        record = {
-            "metrics": {n: {"value": m.value, "reason": m.reason} for n, m in found.items()},
-            "density_histogram_v1": self.rebuilt.histogram(),
-            "tokens": self.rebuilt.n,
-            "predictions": self.loss.n,
-            "split": SPLIT,
-            "outlier_norm": self.site.limit,
-        }
-        out = StageDir(self.task.out)
-        write_json(out.path / METRICS, record)
-        density = self.rebuilt.density().cpu().contiguous()
-        write_bytes(out.path / DENSITY, save({"density": density}))
-        values = {n: m.value for n, m in found.items()}
-        self.task.finish([METRICS, DENSITY], {"metrics": values, "tokens": self.rebuilt.n})
-
-
-def _batch(
-    model: PreTrainedModel,
-    read: _Site,
-    site: _Site,
-    judged: Sequence[_Judged],
+def batch(
+    forwards: Forwards,
+    judged: Sequence[Judged],
     tokens: Tensor,
     reasons: NDArray[np.uint8],
     splice: bool,
 ) -> None:
-    clean, inputs, acts = _clean(model, read, site, tokens)
-    keep = site.keep(acts, reasons)
-    if read is not site:
-        keep &= read.keep(inputs, reasons)
+    """Show a batch, int64 `tokens` `[b, C]` with the `reasons` of packing, to all of them."""
+    places = list(dict.fromkeys(each.place for each in judged))
+    taps = [site.tap for place in places for site in (place.read, place.site)]
+    edits = [place.site.tap for place in places] if splice else []
+    clean = forwards.clean(tokens, taps, edits)
+    keep = {place: place.keep(clean, reasons) for place in places}
     if splice:
-        mean = site.mean.to(acts.dtype)
-        for meter, edit in (
-            (site.zero_loss, torch.zeros_like),
-            (site.mean_loss, lambda x: mean.expand_as(x)),
-        ):
-            meter.update(clean, _with(model, tokens, site.tap, edit, keep), tokens, keep)
-    kept, wanted = inputs[keep], acts[keep]
-    for each in judged:
-        latents = each.sae.encode(kept)
-        rebuilt = each.sae.decode(latents, kept)
-        each.rebuilt.update(wanted, rebuilt, latents)
-        if splice:
-            edit = each.sae.forward if read is site else partial(_predicted, each.sae, inputs)
-            changed = _with(model, tokens, site.tap, edit, keep)
-            each.loss.update(clean, changed, tokens, keep)
+        _ablate(forwards, clean, keep)
+    for place in places:
+        counts = keep[place]
+        kept = clean.acts[spot(place.read.tap)][counts]
+        wanted = clean.acts[spot(place.site.tap)][counts]
+        for each in judged:
+            if each.place is not place:
+                continue
+            latents = each.sae.encode(kept)
+            each.rebuilt.update(wanted, each.sae.decode(latents, kept), latents)
+            del latents
+            if splice:
+                edit = masked(each.edit(clean), counts)
+                changed = forwards.edited(clean, place.site.tap, edit)
+                each.loss.update(clean.logits, changed, tokens, counts)
+                del changed
 
 
-def _clean(
-    model: PreTrainedModel, read: _Site, site: _Site, tokens: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of the unchanged model, and the activations of two sites, which may be one."""
-    seen: dict[str, Tensor] = {}
-
-    def look(name: str, x: Tensor) -> Tensor:
-        seen[name] = x
-        return x
-
-    with ExitStack() as stack:
-        if read is not site:
-            stack.enter_context(editing(model, read.tap, partial(look, "read")))
-        clean = forward_logits(model, tokens, tap=site.tap, edit=partial(look, "judged"))
-    return clean, seen.get("read", seen["judged"]), seen["judged"]
-
-
-def _predicted(sae: SAE, inputs: Tensor, _: Tensor) -> Tensor:
-    return sae.forward(inputs)
+def _ablate(forwards: Forwards, clean: Clean, keep: dict[Place, Tensor]) -> None:
+    """The ablated forwards, once for all places of one site where the same tokens count."""
+    left = [place for place in keep if not place.ablated]
+    while left:
+        first = left[0]
+        alike = [
+            place
+            for place in left
+            if place.site is first.site and torch.equal(keep[place], keep[first])
+        ]
+        left = [place for place in left if place not in alike]
+        for which, (_, edit) in enumerate(first.ablations()):
+            changed = forwards.edited(clean, first.site.tap, masked(edit, keep[first]))
+            for place in alike:
+                meter, _ = place.ablations()[which]
+                meter.update(clean.logits, changed, clean.blocks, keep[place])
 
 
-def _with(model: PreTrainedModel, tokens: Tensor, tap: Tap, edit: Edit, keep: Tensor) -> Tensor:
-    return forward_logits(model, tokens, tap=tap, edit=masked(edit, keep))
-
-
-def _blocks_to_use(spec: EvalSpec, blocks: BlockReader, context: int) -> int:
-    there = blocks.n_blocks(SPLIT)
-    return there if spec.tokens is None else min(there, -(-spec.tokens // context))
+def _told(forwards: Forwards, least: int) -> str:
+    made = forwards.made
+    parts = [f"{made.clean} clean", f"{made.edited} edited"]
+    if made.checks:
+        parts.append(f"{made.checks} to see that edited ones can begin at their layer")
+    told = f"forwards: {made.total} ({', '.join(parts)}); at least {least}"
+    if made.layers_whole:
+        told += f"; edited ones ran {made.layers / made.layers_whole:.0%} of the layers"
+    return told

@@ -53,7 +53,7 @@ class Member:
     ) -> None:
         """`stats` are those of what is read, `target` those of what a transcoder predicts."""
         assert isinstance(task.work, TrainWork)
-        self.task, self._work, self.spec = task, task.work, task.work.train
+        self.task, self.spec = task, task.work.train
         self._course = course
         self.steps = math.ceil(self.spec.num_tokens / self.spec.batch_size)
         """Of the whole training."""
@@ -93,12 +93,7 @@ class Member:
         self._curve = self._open.enter_context(
             Curve(StageDir(self.task.out).metrics, self.trainer.steps)
         )
-        self._watch = self._open.enter_context(
-            tracker(
-                self._work.wandb, self.task.key, self.task.slug, self.spec.model_dump(),
-                self.task.out,
-            )
-        )  # fmt: skip
+        self._watch = self._open.enter_context(tracker(self.task, self._curve.before))
 
     @property
     def _waited(self) -> float:

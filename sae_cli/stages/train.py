@@ -8,16 +8,14 @@ written folded: raw activations in, raw activations out, unit-norm decoder rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from sae_cli import __version__
-from sae_cli.lm.names import hook_name
+from sae_cli.lm.names import hook_name, model_name
 from sae_cli.sae.base import SAE
 from sae_cli.spec.base import identity
-from sae_cli.spec.stages import ModelSpec
 from sae_cli.spec.train_base import Parallel
 from sae_cli.spec.work import CacheWork, TokensWork, TrainWork
 from sae_cli.stages.crew import assembled
@@ -127,8 +125,3 @@ def describe(
             **made,
         },
     )
-
-
-def model_name(model: ModelSpec) -> str:
-    """The name by which others know the model: hub id, else the folder's or preset's name."""
-    return model.hf or model.builtin or Path(model.path or "").name

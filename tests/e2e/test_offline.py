@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sae_cli.stages.track_files import history
 
 ONE = "*tiny.L1.mlp_out.topk*"
 WANDB = "wandb={project: e2e, mode: offline}"
@@ -91,9 +94,10 @@ def test_wandb_is_not_imported_unless_the_spec_asks(warm: Any, small: Path) -> N
 
 
 @pytest.mark.slow
-def test_wandb_offline_writes_a_run_of_the_stages_key_and_a_resumed_training_joins_it(
+def test_a_tracked_training_that_is_killed_and_stopped_has_one_curve_of_the_stages_key(
     warm: Any, small: Path, disk: Any, until: Any
 ) -> None:
+    """Killed once, stopped once: the files of three attempts hold the curve's steps, each once."""
     pytest.importorskip("wandb")
     longer = ("run", small, "--only", f"train/{ONE}", "--set", "train.num_tokens=409_600")
     keys = [
@@ -106,21 +110,39 @@ def test_wandb_offline_writes_a_run_of_the_stages_key_and_a_resumed_training_joi
     def stage() -> Path:
         return next(warm.store.glob(f"train/*-{key}"), warm.store)
 
-    process = warm.start(*longer, "--set", WANDB)
-    until(lambda: process.poll() is not None or (stage() / "work/state.safetensors").exists())
-    process.terminate()
-    said = process.communicate(timeout=900)[0]
-    assert process.returncode == 130, said
+    for end, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130)):
+        process = warm.start(*longer, "--set", WANDB)
+        begun = len(list(stage().glob("wandb/offline-run-*")))
+        until(
+            lambda process=process, begun=begun: (
+                process.poll() is not None
+                or (
+                    (stage() / "work/state.safetensors").exists()
+                    and len(list(stage().glob("wandb/offline-run-*"))) > begun
+                )
+            )
+        )
+        process.send_signal(end)
+        said = process.communicate(timeout=900)[0]
+        assert process.returncode == code, said
     resumed = warm(*longer, "--set", WANDB)
     assert "resumes at" in resumed.stderr
     runs = sorted(stage().glob("wandb/offline-run-*"))
-    assert len(runs) == 2, "one of each process"
+    assert len(runs) == 3, "one of each process"
+    logged = []
     for run in runs:
-        assert run.name.endswith(f"-{key}")
+        assert key in run.name
         (log,) = run.glob("*.wandb")
-        assert log.name == f"run-{key}.wandb" and log.stat().st_size > 0
+        assert log.name == f"run-{key}.wandb"
+        for step, numbers in history(log):
+            read = {k: json.loads(v) for k, v in numbers.items() if k[0] != "_"}
+            logged.append({"step": step, **{k: v for k, v in read.items() if k != "waiting"}})
+    curve = disk(warm.store).curves()[stage().name]
+    assert logged == [{k: v for k, v in line.items() if k != "tokens"} for line in curve]
+    assert [line["step"] for line in curve] == list(range(10, 801, 10))
     spec = json.loads((stage() / "spec.json").read_text())
     assert "wandb" not in spec["identity"], spec
-    logged = disk(warm.store).results("train")[f"train/{stage().name}"]
+    done = disk(warm.store).results("train")[f"train/{stage().name}"]
+    assert not any("wandb" in name for name in done[0]), "they are no part of the result"
     warm(*longer, "--force")
-    assert disk(warm.store).results("train")[f"train/{stage().name}"] == logged
+    assert disk(warm.store).results("train")[f"train/{stage().name}"] == done

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
+from sae_cli.lm.restart import Forwards
 from sae_cli.lm.sites import find_tap
 from sae_cli.sae.base import SAE
-from sae_cli.stages.eval import _batch
+from sae_cli.spec.stages import MaskSpec
+from sae_cli.stages.eval import batch
+from sae_cli.stages.eval_sae import Judged, Place, Site
 from sae_cli.stages.metrics import LossMeter, ReconstructionMeter, splice_metrics
 
 
@@ -29,30 +31,33 @@ def test_an_exact_transcoder_recovers_all_and_none_nothing(
 ) -> None:
     """W_O is what lies between attn_z and attn_out."""
     model = build("qwen3")
-    read, site = (place(model, name) for name in ("attn_z", "attn_out"))
-    weight = read.tap.module.weight.detach()
-    exact, none = (judged(linear(w)) for w in (weight, torch.zeros_like(weight)))
+    place = Place(*(site(model, name) for name in ("attn_z", "attn_out")))
+    weight = cast(torch.Tensor, place.read.tap.module.weight).detach()
+    exact, none = (judged(linear(w), place) for w in (weight, torch.zeros_like(weight)))
     reasons = np.zeros(tuple(blocks.shape), np.uint8)
-    _batch(model, read, site, [exact, none], blocks, reasons, True)
+    batch(Forwards(model), [exact, none], blocks, reasons, True)
     fvu = exact.rebuilt.result()["fvu.pooled_v1"].value
     assert fvu is not None and fvu < 1e-9
     found = [
-        splice_metrics(each.loss, site.zero_loss, site.mean_loss)["ce_recovered.zero_v1"].value
+        splice_metrics(each.loss, place.zero_loss, place.mean_loss)["ce_recovered.zero_v1"].value
         for each in (exact, none)
     ]
     assert found[0] is not None and abs(found[0] - 1.0) < 1e-3
     assert found[1] == 0.0
-    assert not model._forward_hooks and not read.tap.module._forward_pre_hooks
+    assert not model._forward_hooks and not place.read.tap.module._forward_pre_hooks
 
 
-def place(model: Any, name: Any) -> Any:
-    tap = find_tap(model, 1, name)
-    return SimpleNamespace(
-        tap=tap, mean=torch.zeros(tap.dim), zero_loss=LossMeter(), mean_loss=LossMeter(),
-        keep=lambda acts, reasons: torch.ones(acts.shape[:-1], dtype=torch.bool),
-    )  # fmt: skip
+def site(model: Any, name: Any) -> Site:
+    """A site where every token counts, without an array."""
+    made = Site.__new__(Site)
+    made.tap = find_tap(model, 1, name)
+    made.mean, made.mask, made.limit = torch.zeros(made.tap.dim), MaskSpec(), None
+    return made
 
 
-def judged(sae: SAE) -> Any:
-    meter = ReconstructionMeter(sae.d_out, sae.d_sae, torch.zeros(sae.d_out))
-    return SimpleNamespace(sae=sae, rebuilt=meter, loss=LossMeter())
+def judged(sae: SAE, place: Place) -> Judged:
+    """An SAE without a folder."""
+    made = Judged.__new__(Judged)
+    made.sae, made.place, made.loss = sae, place, LossMeter()
+    made.rebuilt = ReconstructionMeter(sae.d_out, sae.d_sae, torch.zeros(sae.d_out))
+    return made

@@ -30,13 +30,26 @@ def test_all_sites_of_a_model_are_captured_in_one_forward(graph):
     assert [len(job) for job in of_kind(made, "cache")] == [4]
 
 
-@pytest.mark.parametrize("kind", ["train", "eval"])
-def test_the_trainings_of_one_array_share_its_read_and_evaluations_its_forwards(graph, kind):
+def test_the_trainings_of_one_array_share_its_read(graph):
     made = graph(GRID.replace("MODEL", "tiny"))
-    jobs = of_kind(made, kind)
+    jobs = of_kind(made, "train")
     assert [len(job) for job in jobs] == [2, 2, 2, 2]
     for job in jobs:
         assert len({slug.rpartition(".")[0] for slug in job}) == 1
+
+
+def test_all_saes_of_a_model_share_the_forwards_of_their_evaluation(graph):
+    made = graph(GRID.replace("MODEL", "tiny"))
+    assert [len(job) for job in of_kind(made, "eval")] == [8]
+
+
+def test_transcoders_are_judged_with_the_saes_of_their_model(graph):
+    sites = "site: [mlp_in, mlp_out]"
+    to = "sae: [{k: 8}, {k: 8, out_site: resid_post}]"
+    spec = GRID.replace("MODEL", "tiny").replace("site: [resid_post, attn_z]", sites)
+    made = graph(spec.replace("k: [4, 8]", to))
+    assert len({"target" in stage.deps for stage in made.of("eval")}) == 2
+    assert [len(job) for job in of_kind(made, "eval")] == [8]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +78,7 @@ def test_seeds_share_a_read_when_the_order_has_a_seed_of_its_own(graph):
 def test_two_models_never_share(graph):
     two = GRID.replace("model: MODEL\n", "").replace("layer:", "model: [tiny, qwen3-4b]\n  layer:")
     assert [len(job) for job in of_kind(graph(two), "cache")] == [4, 4]
+    assert [len(job) for job in of_kind(graph(two), "eval")] == [8, 8]
 
 
 def test_joining_keeps_every_stage_once_and_in_order(graph):
@@ -72,7 +86,7 @@ def test_joining_keeps_every_stage_once_and_in_order(graph):
     joined = [s for job in coalesce(made.stages) for s in job.stages]
     assert sorted(s.name for s in joined) == sorted(s.name for s in made.stages)
     for kind in ("tokens", "cache", "train", "eval", "release"):
-        assert [s for s in joined if s.kind == kind] == made.of(kind) or kind == "eval"
+        assert [s for s in joined if s.kind == kind] == made.of(kind)
 
 
 def test_sizes_on_disk_follow_from_the_spec(graph):

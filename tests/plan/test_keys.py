@@ -33,7 +33,7 @@ def test_nobody_moves_a_key_by_accident(graph, golden):
     "edit",
     [
         "device=cuda:1",
-        "wandb={project: p}",
+        "wandb={project: p, group: some}",
         "train.checkpoint_every=3",
         "train.log_every=1",
         "quota=500 GB",
@@ -198,3 +198,11 @@ def test_the_embedded_model_and_its_text_are_pinned_by_digest(graph):
     (tokens,) = made.of("tokens")
     assert len(tokens.work.model.digest) == len(tokens.work.data.sources[0].digest) == 64
     assert tokens.work.model.path is None
+
+
+@pytest.mark.parametrize(
+    ("block", "group"), [("{project: p}", "fixed"), ("{project: p, group: g}", "g")]
+)
+def test_tracked_runs_stand_under_their_sweep_unless_it_says_otherwise(graph, fixed, block, group):
+    trains = graph(fixed, f"wandb={block}").of("train")
+    assert {stage.work.wandb.group for stage in trains} == {group}
