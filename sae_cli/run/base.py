@@ -137,9 +137,10 @@ def _attempt(held: Sequence[_Held], context: Context) -> list[_Held]:
     started = time.monotonic()
     cause = "the stage ended without a result"
     try:
-        verify_inputs([each.stage for each in held], context)
-        module = importlib.import_module(f"sae_cli.stages.{held[0].stage.kind}")
-        module.run([_task(each, held, context, started) for each in held])
+        sound = [each for each in held if _verified(each, context)]
+        if sound:
+            module = importlib.import_module(f"sae_cli.stages.{held[0].stage.kind}")
+            module.run([_task(each, sound, context, started) for each in sound])
     except Interrupted:
         raise
     except Exception as e:  # noqa: BLE001  whatever ended a stage belongs in its record
@@ -153,6 +154,18 @@ def _attempt(held: Sequence[_Held], context: Context) -> list[_Held]:
     for each in left:
         each.cause, each.seconds = cause, time.monotonic() - started
     return left
+
+
+def _verified(each: _Held, context: Context) -> bool:
+    """Whether a stage's inputs are what their records say. If not, it fails, and it alone."""
+    try:
+        verify_inputs([each.stage], context)
+    except StoreError as error:
+        each.cause = str(error)
+        each.result = _failed(each)
+        _append(each.place.log, each.cause)
+        return False
+    return True
 
 
 def _failed(each: _Held) -> Result:
