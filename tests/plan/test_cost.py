@@ -80,7 +80,10 @@ def test_layers_cost_what_the_modules_of_a_model_made_from_the_config_do(config)
     assert logits_flops(facts) == 2 * model.get_output_embeddings().weight.numel()
 
 
-@pytest.mark.parametrize(("name", "matrices"), [("qwen3-1.7b", 50_331_648), ("qwen3-4b", 100_925_440), ("qwen3-8b", 192_937_984)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "matrices"),
+    [("qwen3-1.7b", 50_331_648), ("qwen3-4b", 100_925_440), ("qwen3-8b", 192_937_984)],
+)
 def test_preset_layers_by_hand(name, matrices):
     facts = PRESETS[name].facts
     assert layer_flops(facts, 1024) == 2 * matrices + 2 * facts.n_heads * 128 * 1025
@@ -108,12 +111,14 @@ def test_dense_steps_cost_what_torch_counts(arch):
     x = torch.randn(32, 16, generator=torch.Generator().manual_seed(3))
     trainer.step(x)  # the first step also sets thresholds
 
-    def product(rows, weight, *_, out_shape=None, **__):
+    def linear(rows, weight, *_, **__):
         return 2 * rows[0] * rows[1] * weight[0]
 
-    counter = FlopCounterMode(
-        display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise.default: product}
-    )
+    def added(_, left, right, **__):
+        return 2 * left[0] * left[1] * right[1]
+
+    more = {torch.ops.mkldnn._linear_pointwise: linear, torch.ops.aten.addmm_: added}
+    counter = FlopCounterMode(display=False, custom_mapping=more)
     with counter:
         trainer.step(x)
     assert trainer.log().get("sparse", 0.0) == 0.0
