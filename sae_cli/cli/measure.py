@@ -5,6 +5,7 @@ module (`stages.calibrate`) that is imported here by name, when it is needed.
 from __future__ import annotations
 
 import importlib
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -124,6 +125,11 @@ def measured(
     start, heavy = _started(say)
     where = heavy.device_of(graph.sweep.spec.device)
     found = _Found()
+    busy, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if busy > cores:
+        found.notes.append(
+            f"the machine was busy (load {busy:.1f} on {cores} cores): times may be far too long"
+        )
     say(f"measuring {where.name}")
     _forwards(graph, heavy, where.device, seconds * FORWARDS, found, say, named)
     share = seconds * TRAININGS / max(1, len(asked))
@@ -146,6 +152,7 @@ def measured(
         start_seconds=start,
         load_seconds=found.load,
         tokens_per_second=ran.tokens_per_second,
+        capture_seconds=_capture(ran, found),
         train_seconds=max(0.0, ran.train_seconds - ran.train_steps * _step(found.train, ran)),
         forward=tuple(found.forward),
         train=tuple(found.train),
@@ -267,6 +274,14 @@ def _step(train: Sequence[TrainPoint], ran: Trial) -> float:
     return (
         interpolated([(p.flops_per_step, p.seconds_per_step) for p in own], ran.step_flops) or 0.0
     )
+
+
+def _capture(ran: Trial, found: _Found) -> float:
+    """Seconds of the trial's capture that its tokens don't explain."""
+    forward = [p.seconds_per_token for p in found.forward if p.model == ran.model]
+    each = min(forward, default=0.0) + min(p.seconds_per_row for p in found.write)
+    fixed = ran.capture_seconds - found.load.get(ran.model, 0.0)
+    return max(0.0, fixed - ran.capture_tokens * each)
 
 
 def _evaluation(ran: Trial, load: Mapping[str, float]) -> EvalPoint:

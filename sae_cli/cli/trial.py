@@ -37,7 +37,7 @@ TEXT, HELD_OUT = 65_536, 32_768
 """Most tokens."""
 STEPS = 12
 _GRAMMAR = Source(builtin="tiny")
-_KINDS: tuple[Kind, ...] = ("tokens", "train", "eval")
+_KINDS: tuple[Kind, ...] = ("tokens", "cache", "train", "eval")
 
 
 class Trial(NamedTuple):
@@ -45,6 +45,8 @@ class Trial(NamedTuple):
 
     model: str
     tokens_per_second: float
+    capture_tokens: int
+    capture_seconds: float
     arch: str
     step_flops: int
     train_steps: int
@@ -74,11 +76,10 @@ def trial(graph: Graph, place: Path, seconds: float, forward: Sequence[ForwardPo
     sweep, cell = _chosen(graph.sweep, workspace)
     made = build(_small(sweep, cell, seconds, forward))
     context = Context(workspace, _Silent(), sweep.spec.device, lambda: False)
-    stages = made.of("tokens", "cache", "train", "eval")
-    for result in local.run(stages, context):
+    for result in local.run(made.of(*_KINDS), context):
         if result.ending != "done":
             raise StoreError(f"the small run failed: {result.stage.name}: {result.cause}")
-    (tokens,), (train,), (score,) = (made.of(kind) for kind in _KINDS)
+    (tokens,), (array,), (train,), (score,) = (made.of(kind) for kind in _KINDS)
     packed, judged, dims = cost(Job((tokens,))), cost(Job((score,))), sides(train)
     work, capture = train.work, train.deps["cache"].work
     assert isinstance(work, TrainWork) and isinstance(capture, CacheWork)
@@ -86,6 +87,8 @@ def trial(graph: Graph, place: Path, seconds: float, forward: Sequence[ForwardPo
     return Trial(
         model=model_slug(capture.model),
         tokens_per_second=packed.tokens / _took(workspace, tokens),
+        capture_tokens=cost(Job((array,))).tokens,
+        capture_seconds=_took(workspace, array),
         arch=work.train.arch,
         step_flops=work.train.batch_size * step_flops(work.train, *dims),
         train_steps=steps(work.train),

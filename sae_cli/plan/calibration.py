@@ -94,6 +94,8 @@ class Calibration(Frozen):
     """What it takes to load a model, by its name."""
     tokens_per_second: PositiveFloat
     """Text that is packed."""
+    capture_seconds: NonNegativeFloat
+    """What a capture takes beside forwards and writing: the norms of a sample, opening, sealing."""
     train_seconds: NonNegativeFloat
     """What a training takes beside its steps: opening, calibration, folding, writing."""
     forward: tuple[ForwardPoint, ...]
@@ -106,7 +108,7 @@ class Calibration(Frozen):
     @property
     def slug(self) -> str:
         """The device's name as a file's."""
-        return slug(self.device.lower().replace(" ", "-"))
+        return slug(self.device.lower())
 
     def save(self, workspace: Workspace) -> Path:
         """Write it to its place, which is returned."""

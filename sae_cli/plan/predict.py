@@ -172,7 +172,8 @@ def _capture_seconds(job: Cost, calibration: Calibration) -> float | None:
     if forward is None:
         return None
     both = max(forward, writing) if calibration.type == "cuda" else forward + writing
-    return calibration.loading(name) + job.tokens * both
+    fixed = calibration.loading(name) + calibration.capture_seconds
+    return fixed + job.tokens * both
 
 
 def _train_seconds(job: Cost, calibration: Calibration) -> float | None:
