@@ -8,7 +8,7 @@ import importlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -40,6 +40,8 @@ MOST_SIZES = 8
 """Sizes of a sweep's SAEs that are measured, from the smallest to the largest."""
 MOST_STEP = 0.25
 """Share of its time that one step of a training may take; a batch is cut down to that."""
+LONGEST = 4.0
+"""Seconds of a step, even with a small batch, beyond which it is not measured at all."""
 QUICK = 2e10
 """FLOP/s that are reckoned with before any were measured."""
 MOST_WRITES = 3
@@ -131,10 +133,15 @@ def measured(
             f"the machine was busy (load {busy:.1f} on {cores} cores): times may be far too long"
         )
     say(f"measuring {where.name}")
-    _forwards(graph, heavy, where.device, seconds * FORWARDS, found, say, named)
+    read = {each.stage.deps["cache"].key for each in asked if each.stage is not None}
+    _forwards(graph, heavy, where.device, seconds * FORWARDS, found, say, named, read)
     share = seconds * TRAININGS / max(1, len(asked))
     for each in asked:
         _training(each, heavy, where.device, share, found, say)
+    known = {p.arch for p in found.train}
+    for arch in sorted({each.train.arch for each in asked} - known):  # its sizes are too large here
+        for each in default_sizes([arch], SIZES[-1:]):
+            _training(each, heavy, where.device, share, found, say)
     say("writing")
     with tempfile.TemporaryDirectory(prefix="saectl-bench-") as folder:
         _writes(graph, asked, heavy, Path(folder), found)
@@ -174,17 +181,28 @@ def _started(say: Say) -> tuple[dict[str, float], Any]:
 
 
 def _forwards(
-    graph: Graph, heavy: Any, device: Any, seconds: float, found: _Found, say: Say, named: bool
+    graph: Graph,
+    heavy: Any,
+    device: Any,
+    seconds: float,
+    found: _Found,
+    say: Say,
+    named: bool,
+    read: Collection[str],
 ) -> None:
     """Forwards of each model of the sweep that is on this machine, and of one that is made up where
-    there is none, or no sweep."""
+    there is none, or no sweep. Of the arrays with the keys `read`, activations are kept: trainings
+    are measured on them."""
     jobs = coalesce(graph.of("cache"))
     wanted: list[tuple[str, ModelSpec | None, ModelFacts | None, Sequence[Stage]]] = []
     for job in jobs:
         work, facts = job.stages[0].work, job.stages[0].facts
         assert isinstance(work, CacheWork)
         if facts is not None and at_hand(work.model):
-            wanted.append((model_slug(work.model), work.model, facts, job.stages))
+            tapped = {s.key: s for s in job.stages if s.key in read}
+            last = max(job.stages, key=_layer)
+            tapped[last.key] = last
+            wanted.append((model_slug(work.model), work.model, facts, tuple(tapped.values())))
         else:
             found.notes.append(
                 f"{model_slug(work.model)} is not on this machine: its forwards were not measured"
@@ -221,6 +239,11 @@ def _forwards(
         )  # fmt: skip
 
 
+def _layer(stage: Stage) -> int:
+    assert isinstance(stage.work, CacheWork)
+    return stage.work.layer
+
+
 def _training(
     asked: Asked, heavy: Any, device: Any, seconds: float, found: _Found, say: Say
 ) -> None:
@@ -236,6 +259,9 @@ def _training(
     while spec.batch_size >= 512 and asked.flops / rate > MOST_STEP * seconds:
         spec = spec.model_copy(update={"batch_size": spec.batch_size // 2})
         asked = Asked(spec, asked.d_in, asked.d_out, asked.stage)
+    if asked.flops / rate > LONGEST:
+        found.notes.append(f"{label}: a step takes too long here, not measured")
+        return
     say(f"train: {label}, batch {spec.batch_size}")
     rows = None if asked.stage is None else found.acts.get(asked.stage.deps["cache"].key)
     said = heavy.training(spec, (asked.d_in, asked.d_out), rows, device, seconds)

@@ -124,6 +124,7 @@ def training(
     d_in, d_out = sides
     x = made_up(d_in) if rows is None or len(rows) < 2 else rows
     y = None if d_in == d_out and getattr(spec, "out_site", None) is None else made_up(d_out)
+    x, y = x.to(device), None if y is None else y.to(device)  # the stage's reader brings them there
 
     def trainer(total: int) -> Trainer:
         short = spec.model_copy(update={"num_tokens": total * spec.batch_size})
@@ -132,9 +133,9 @@ def training(
         )
 
     try:
-        few = _steps(trainer(FEWEST + 1), x, y, FEWEST)
+        few = _steps(trainer(FEWEST + 1), x, y, FEWEST, seconds)
         total = max(FEWEST, min(MOST, int(seconds / statistics.median(few))))
-        found = few if total == FEWEST else _steps(trainer(total + 1), x, y, total)
+        found = few if total == FEWEST else _steps(trainer(total + 1), x, y, total, seconds)
     except (torch.OutOfMemoryError, MemoryError):
         return "there is not enough memory"
     size = -(-len(found) // QUARTERS)
@@ -179,15 +180,21 @@ def fits(bytes: int, device: str) -> bool:
     return free is None or bytes <= free
 
 
-def _steps(trainer: Trainer, x: Tensor, y: Tensor | None, count: int) -> list[float]:
-    """Seconds of each of `count` steps behind the first, which sets thresholds."""
+def _steps(
+    trainer: Trainer, x: Tensor, y: Tensor | None, count: int, seconds: float
+) -> list[float]:
+    """Seconds of each of `count` steps behind the first, which sets thresholds; of fewer, should
+    they take twice as long as they may."""
     _step(trainer, x, y)
-    return [_timed(lambda: _step(trainer, x, y), trainer.device) for _ in range(count)]
+    found: list[float] = []
+    while len(found) < count and (len(found) < FEWEST or sum(found) < 2 * seconds):
+        found.append(_timed(lambda: _step(trainer, x, y), trainer.device))
+    return found
 
 
 def _step(trainer: Trainer, x: Tensor, y: Tensor | None) -> None:
     size = trainer.spec.batch_size
-    at = (torch.arange(size) + trainer.steps * size) % len(x)
+    at = (torch.arange(size, device=x.device) + trainer.steps * size) % len(x)
     trainer.step(x[at], None if y is None else y[at % len(y)])
 
 
