@@ -247,8 +247,9 @@ def _layer(stage: Stage) -> int:
 def _training(
     asked: Asked, heavy: Any, device: Any, seconds: float, found: _Found, say: Say
 ) -> None:
-    """One point, unless it does not fit; a batch is halved until a step is short enough."""
-    spec = asked.train
+    """One point, unless it does not fit. A batch is halved until a step is short enough, and once
+    more: two points tell what hangs on the batch and what on the weights alone."""
+    spec, whole = asked.train, asked.train.batch_size
     label = f"{spec.arch} {asked.d_in}x{spec.width}"
     if asked.stage is not None:
         asks = need([asked.stage])
@@ -262,6 +263,17 @@ def _training(
     if asked.flops / rate > LONGEST:
         found.notes.append(f"{label}: a step takes too long here, not measured")
         return
+    sizes = [spec.batch_size]
+    if spec.batch_size < whole and spec.batch_size > 1:
+        sizes.append(spec.batch_size // 2)
+    for size in sizes:
+        cut = spec.model_copy(update={"batch_size": size})
+        _point(Asked(cut, asked.d_in, asked.d_out, asked.stage), heavy, device, seconds, found, say)
+
+
+def _point(asked: Asked, heavy: Any, device: Any, seconds: float, found: _Found, say: Say) -> None:
+    spec = asked.train
+    label = f"{spec.arch} {asked.d_in}x{spec.width}"
     say(f"train: {label}, batch {spec.batch_size}")
     rows = None if asked.stage is None else found.acts.get(asked.stage.deps["cache"].key)
     said = heavy.training(spec, (asked.d_in, asked.d_out), rows, device, seconds)

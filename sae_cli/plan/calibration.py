@@ -132,9 +132,21 @@ class Calibration(Frozen):
         points = same or [p for p in self.forward if p.dtype == dtype] or list(self.forward)
         return interpolated([(p.flops_per_token, p.seconds_per_token) for p in points], flops)
 
-    def step_seconds(self, arch: str, flops: int) -> float | None:
+    def step_seconds(
+        self, arch: str, flops: int, size: tuple[int, int, int] = (0, 0, 0), batch: int = 0
+    ) -> float | None:
         """Seconds of a training step of so many FLOPs: of this architecture, or else of those that
-        are dense, or sparse, as it is."""
+        are dense, or sparse, as it is.
+
+        `size` is (d_in, d_out, width). Where it was measured with two batches, `batch` lies on the
+        line through them: what Adam does to the weights costs the same for any batch.
+        """
+        same = [p for p in self.train if p.arch == arch and (p.d_in, p.d_out, p.width) == size]
+        line = sorted({p.batch_size: p.seconds_per_step for p in same}.items())
+        if len(line) > 1:
+            (less, before), (more, after) = line[-2:]
+            slope = max(0.0, (after - before) / (more - less))
+            return max(before, after + slope * (batch - more)) if batch > less else before
         own = [p for p in self.train if p.arch == arch]
         kin = [p for p in self.train if (p.arch in DENSE) == (arch in DENSE)]
         return interpolated([(p.flops_per_step, p.seconds_per_step) for p in own or kin], flops)

@@ -184,7 +184,13 @@ def _train_seconds(job: Cost, calibration: Calibration) -> float | None:
         spec = stage.work.train
         if dims is None:
             return None
-        one = calibration.step_seconds(spec.arch, spec.batch_size * step_flops(spec, *dims))
+        assert spec.width is not None
+        one = calibration.step_seconds(
+            spec.arch,
+            spec.batch_size * step_flops(spec, *dims),
+            (*dims, spec.width),
+            spec.batch_size,
+        )
         if one is None:
             return None
         total += steps(spec) * one + calibration.train_seconds

@@ -57,6 +57,20 @@ def test_an_architecture_that_was_not_measured_takes_the_times_of_its_kin():
     assert calibrated(train=(trained("topk", 100, 1.0),)).step_seconds("gated", 100) is None
 
 
+def test_of_two_batches_of_one_size_a_third_lies_on_their_line():
+    """0.4 s for the weights and 1 ms a row: the weights cost the same for any batch."""
+    points = tuple(
+        trained("topk", 1000 * batch, 0.4 + 1e-3 * batch).model_copy(update={"batch_size": batch})
+        for batch in (128, 256)
+    )
+    found, size = calibrated(train=points), (64, 64, 512)
+    assert found.step_seconds("topk", 4_096_000, size, 4096) == pytest.approx(0.4 + 4.096)
+    assert found.step_seconds("topk", 200_000, size, 200) == pytest.approx(0.6)
+    assert found.step_seconds("topk", 16_000, size, 16) == pytest.approx(0.528)  # not below
+    other = found.step_seconds("topk", 4_096_000, (64, 64, 1024), 4096)
+    assert other == pytest.approx(16 * 0.656)
+
+
 def test_the_latest_calibration_counts_and_others_files_are_passed_over(workspace):
     assert newest(workspace) is None
     older, later = calibrated(measured_at=5.0), calibrated(device="GPU", measured_at=9.0)
