@@ -2,8 +2,8 @@
 
 No stage: nothing is kept but numbers. Every measurement runs the real thing (`Capture`, `Trainer`,
 `Recorder`) on made-up inputs of a real size, drops the first repetition, which warms up, and goes
-on until its share of the time is spent. Medians are told, so that what else the machine does has
-less of a say. It refuses to measure what would not fit, and says so.
+on until its share of the time is spent. Lower quartiles are told: what else the machine does only
+ever adds. It refuses to measure what would not fit, and says so.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def forward(
 
     taken = _times(once, seconds, next(model.parameters()).device)
     acts = [x.flatten(0, 1).float().cpu() for x in seen]
-    return statistics.median(taken) / tokens.numel(), acts
+    return _typical(taken) / tokens.numel(), acts
 
 
 def training(
@@ -114,8 +114,8 @@ def training(
     device: torch.device,
     seconds: float,
 ) -> tuple[int, float] | str:
-    """How many steps were timed, and the seconds of one: the mean of four medians, one for each
-    quarter of the steps. Or why none was timed.
+    """How many steps were timed, and the seconds of one: the mean of four typical ones, one of
+    each quarter of the steps. Or why none was timed.
 
     The schedule of `spec` is run whole, over as many steps as there is time for, so that penalties
     rise and activations thin out as in a long training. `rows [n, d_in]` are activations of the
@@ -134,12 +134,12 @@ def training(
 
     try:
         few = _steps(trainer(FEWEST + 1), x, y, FEWEST, seconds)
-        total = max(FEWEST, min(MOST, int(seconds / statistics.median(few))))
+        total = max(FEWEST, min(MOST, int(seconds / _typical(few))))
         found = few if total == FEWEST else _steps(trainer(total + 1), x, y, total, seconds)
     except (torch.OutOfMemoryError, MemoryError):
         return "there is not enough memory"
     size = -(-len(found) // QUARTERS)
-    parts = [statistics.median(found[at : at + size]) for at in range(0, len(found), size)]
+    parts = [_typical(found[at : at + size]) for at in range(0, len(found), size)]
     return len(found), statistics.mean(parts)
 
 
@@ -159,7 +159,7 @@ def writing(folder: Path, d: int, context: int, spec: CacheSpec, acts: Tensor | 
                 recorder.put(first, source, reasons)
             recorder.drain()
         taken.append(time.perf_counter() - begun)
-    return statistics.median(taken) / rows
+    return _typical(taken) / rows
 
 
 def made_up(d: int) -> Tensor:
@@ -210,6 +210,11 @@ def _times(call: Callable[[], object], seconds: float, device: torch.device) -> 
     while len(found) < FEWEST or (sum(found) < seconds and len(found) < MOST):
         found.append(_timed(call, device))
     return found
+
+
+def _typical(seconds: Sequence[float]) -> float:
+    """The lower quartile."""
+    return sorted(seconds)[len(seconds) // 4]
 
 
 def _timed(call: Callable[[], object], device: torch.device) -> float:
