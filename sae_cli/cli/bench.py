@@ -14,7 +14,8 @@ import typer
 
 from sae_cli.cli import options as o
 from sae_cli.cli import render
-from sae_cli.cli.measure import Size, default_sizes, measured, sizes_of
+from sae_cli.cli.asked import Size, default_sizes, sizes_of
+from sae_cli.cli.measure import measured
 from sae_cli.cli.session import open_sweeps
 from sae_cli.errors import OK, UsageError
 from sae_cli.plan.calibration import Calibration

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from sae_cli import __version__
+from sae_cli.cli.asked import SIZES, Asked, default_sizes, spread
 from sae_cli.cli.trial import Trial, trial
 from sae_cli.plan.calibration import (
     Calibration,
@@ -23,21 +24,16 @@ from sae_cli.plan.calibration import (
     WritePoint,
     interpolated,
 )
-from sae_cli.plan.cost import forward_flops, step_flops
+from sae_cli.plan.cost import forward_flops
 from sae_cli.plan.graph import Graph, Stage, model_slug
 from sae_cli.plan.jobs import coalesce
 from sae_cli.plan.memory import need
-from sae_cli.plan.sizes import sides
 from sae_cli.spec.models import at_hand
 from sae_cli.spec.presets import ModelFacts
 from sae_cli.spec.stages import CacheSpec, ModelSpec, Site
-from sae_cli.spec.train import ARCHITECTURES, Train
-from sae_cli.spec.work import KINDS, CacheWork, TokensWork, TrainWork
+from sae_cli.spec.work import KINDS, CacheWork, TokensWork
 
 Say = Callable[[str], None]
-T = TypeVar("T")
-MOST_SIZES = 8
-"""Sizes of a sweep's SAEs that are measured, from the smallest to the largest."""
 MOST_STEP = 0.25
 """Share of its time that one step of a training may take; a batch is cut down to that."""
 LONGEST = 4.0
@@ -48,34 +44,6 @@ MOST_WRITES = 3
 FORWARDS, TRAININGS = 0.15, 0.5
 """Shares of the time; the rest is for writing, and for a small real run."""
 RANDOM = "random Qwen3, d 512"
-
-
-class Size(NamedTuple):
-    """Of an SAE in training."""
-
-    d_in: int
-    width: int
-    batch_size: int
-
-
-SIZES = (Size(64, 512, 2048), Size(256, 2048, 2048), Size(512, 8192, 2048))
-ARCHS = ("topk", "jumprelu", "relu_l1")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One training that is to be measured."""
-
-    train: Train
-    d_in: int
-    d_out: int
-    stage: Stage | None = None
-    """Of a sweep: whose activations it reads."""
-
-    @property
-    def flops(self) -> int:
-        """Of a step."""
-        return self.train.batch_size * step_flops(self.train, self.d_in, self.d_out)
 
 
 @dataclass
@@ -89,34 +57,6 @@ class _Found:
     notes: list[str] = field(default_factory=list)
     acts: dict[str, Any] = field(default_factory=dict)
     """Activations that a forward saw, by the key of the stage that stores them."""
-
-
-def default_sizes(archs: Sequence[str], sizes: Sequence[Size]) -> list[Asked]:
-    """Each architecture at each size; without any, those that most sweeps have."""
-    found = []
-    for arch in archs or ARCHS:
-        for d_in, width, size in sizes or SIZES:
-            fields = {"arch": arch, "width": width, "batch_size": size}
-            found.append(Asked(ARCHITECTURES[arch].model_validate(fields), d_in, d_in))
-    return found
-
-
-def sizes_of(graph: Graph) -> list[Asked]:
-    """The sizes of a sweep's SAEs, each once; of many, some from the smallest to the largest of
-    each architecture."""
-    different: dict[tuple[Any, ...], Asked] = {}
-    for stage in graph.of("train"):
-        dims = sides(stage)
-        assert isinstance(stage.work, TrainWork)
-        spec = stage.work.train
-        if dims is not None:
-            key = (spec.arch, spec.width, spec.batch_size, getattr(spec, "k", None), *dims)
-            different.setdefault(key, Asked(spec, *dims, stage))
-    by_arch: dict[str, list[Asked]] = {}
-    for asked in sorted(different.values(), key=lambda a: a.flops):
-        by_arch.setdefault(asked.train.arch, []).append(asked)
-    most = max(2, MOST_SIZES // max(1, len(by_arch)))
-    return [a for group in by_arch.values() for a in _spread(group, most)]
 
 
 def measured(
@@ -295,7 +235,7 @@ def _writes(graph: Graph, asked: Sequence[Asked], heavy: Any, place: Path, found
     """Rows of the dimensions that are asked for, in the sweep's number format."""
     spec: CacheSpec = graph.sweep.spec.cache
     context = graph.sweep.spec.data.context
-    for d in _spread(sorted({a.d_in for a in asked}), MOST_WRITES):
+    for d in spread(sorted({a.d_in for a in asked}), MOST_WRITES):
         rows = next((x for x in found.acts.values() if x.shape[1] == d), None)
         one = heavy.writing(place / str(d), d, context, spec, rows)
         found.write.append(
@@ -329,10 +269,3 @@ def _evaluation(ran: Trial, load: Mapping[str, float]) -> EvalPoint:
         model=ran.model, flops_per_token=ran.eval_flops, seconds_per_token=one,
         flops_per_second=ran.eval_flops / one,
     )  # fmt: skip
-
-
-def _spread(sorted_: Sequence[T], most: int) -> list[T]:
-    """At most so many of them, the first and the last among them."""
-    if len(sorted_) <= most:
-        return list(sorted_)
-    return [sorted_[round(i * (len(sorted_) - 1) / (most - 1))] for i in range(most)]

@@ -11,7 +11,7 @@ import json
 import pytest
 from calibrations import calibrated
 
-from sae_cli.cli.measure import default_sizes, sizes_of
+from sae_cli.cli.asked import default_sizes, sizes_of
 from sae_cli.cli.output import PlanOutput
 from sae_cli.cli.progress import clock
 from sae_cli.errors import OK, USAGE
