@@ -177,6 +177,7 @@ LOOK = (
     [
         "--help",
         "run --help",
+        "bench --help",
         "validate tiny",
         "plan tiny",
         "plan qwen3-4b",
@@ -188,6 +189,28 @@ LOOK = (
 )
 def test_a_look_loads_no_heavy_library(arguments, tmp_path, clean_home):
     assert run(LOOK, *arguments.split(), cwd=tmp_path).stdout
+
+
+SUITE = """\
+name: suite
+model: qwen3-4b
+data: {tokens: 50_000_000, heldout_tokens: 500_000, context: 1024}
+train: {num_tokens: 100_000_000}
+matrix:
+  layer: LAYERS
+  site: [resid_pre, resid_mid, resid_post, attn_out, attn_z, mlp_out]
+  width: [16384, 65536]
+  exclude: [{layer: 33, site: attn_z}, {layer: 33, site: mlp_out}, {layer: 33, site: resid_mid}]
+"""
+
+
+def test_a_plan_of_two_hundred_sites_is_short(tmp_path, clean_home):
+    """201 sites of two widths, 402 SAEs, with totals."""
+    (tmp_path / "suite.yaml").write_text(SUITE.replace("LAYERS", str(list(range(34)))))
+    ended = run(LOOK, "plan", "suite.yaml", cwd=tmp_path)
+    assert "402 SAEs to train in 201 passes" in ended.stdout
+    assert ended.stdout.splitlines()[-2].startswith("device hours: ")
+    assert int(ended.stderr.split()[-1]) < 2_000_000
 
 
 @pytest.mark.parametrize("arguments", ["--help", "plan qwen3-4b", "status tiny"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from sae_cli.plan.predict import Totals
 from sae_cli.plan.reason import Row
 from sae_cli.plan.room import Room
 from sae_cli.report.elbow import Elbow
@@ -37,6 +38,10 @@ class StageLine(Frozen):
     rows: int | None = None
     """Committed rows of activations that are being captured."""
     planned_rows: int | None = None
+    predicted_seconds: float | None = None
+    """Of the job that the stage is part of, by the calibration of a device."""
+    seconds_left: float | None = None
+    """Of a running stage, at the rate of its process's own steps."""
 
 
 class SweepPlan(Frozen):
@@ -48,6 +53,8 @@ class SweepPlan(Frozen):
     stages: tuple[StageLine, ...]
     room: Room | None = None
     """Of a plan: what it writes, and what there is for it."""
+    totals: Totals | None = None
+    """Of a plan: what the stages that run cost together, and job by job."""
 
 
 class PlanOutput(Frozen):
@@ -150,8 +157,8 @@ class VerifyOutput(Frozen):
     stages: tuple[VerifyLine, ...]
 
 
-def plan_line(row: Row, path: StageDir) -> StageLine:
-    """A row of a plan, with the stage's folder."""
+def plan_line(row: Row, path: StageDir, predicted: float | None = None) -> StageLine:
+    """A row of a plan, with the stage's folder; `predicted` seconds, where they are known."""
     work, done = row.stage.work, row.state.done
     cache = isinstance(work, CacheWork)
     rows = committed(path) if cache and done is None else None
@@ -169,6 +176,9 @@ def plan_line(row: Row, path: StageDir) -> StageLine:
         reason=row.reason,
         status=str(row.state.status),
         bytes=row.bytes,
+        seconds=None if done is None else round(done.seconds, 3),
+        predicted_seconds=None if predicted is None else round(predicted, 3),
+        seconds_left=None if row.state.left is None else round(row.state.left, 1),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +13,11 @@ from sae_cli.cli import render
 from sae_cli.cli.output import PlanOutput, SweepPlan, ValidateOutput, plan_line
 from sae_cli.cli.session import Opened, open_sweeps
 from sae_cli.errors import OK, SpecError
+from sae_cli.plan.calibration import newest
 from sae_cli.plan.choose import Choice, choose
 from sae_cli.plan.graph import Graph
 from sae_cli.plan.place import folder
+from sae_cli.plan.predict import Totals, predicted, totals
 from sae_cli.plan.reason import Row, explain
 from sae_cli.plan.room import Room, room
 from sae_cli.spec import load as loading
@@ -81,15 +83,19 @@ def show(
     as_json: bool,
 ) -> None:
     """Print the plan of each sweep, for the stages that `choice` takes from it."""
-    plans = []
+    plans, calibration = [], newest(workspace)
     for opened in sweeps:
         chosen = choice(opened.graph)
         rows = explain(opened.graph, workspace, chosen.stages, chosen.force)
         asked = room(opened.graph, rows, workspace)
+        cost = totals([r.stage for r in rows if r.action == "run"], calibration)
         if as_json:
-            plans.append(as_plan(opened, rows, workspace, asked))
+            times = predicted([r.stage for r in rows], calibration)
+            plans.append(as_plan(opened, rows, workspace, asked, times, cost))
             continue
         render.plan(rows, asked)
+        if cost.jobs:
+            render.totals(cost)
         if opened.unpinned:
             print(f"keys are provisional until a run pins {', '.join(opened.unpinned)}")
     if as_json:
@@ -97,12 +103,21 @@ def show(
 
 
 def as_plan(
-    opened: Opened, rows: Sequence[Row], workspace: Workspace, asked: Room | None = None
+    opened: Opened,
+    rows: Sequence[Row],
+    workspace: Workspace,
+    asked: Room | None = None,
+    times: Mapping[str, float] | None = None,
+    cost: Totals | None = None,
 ) -> SweepPlan:
-    """One sweep's rows for `--json`."""
+    """One sweep's rows for `--json`; `times` are predicted seconds by the stages' names."""
+    known = times or {}
     return SweepPlan(
         sweep=opened.graph.sweep.spec.name,
         unpinned=opened.unpinned,
-        stages=tuple(plan_line(r, folder(workspace, r.stage)) for r in rows),
+        stages=tuple(
+            plan_line(r, folder(workspace, r.stage), known.get(r.stage.name)) for r in rows
+        ),
         room=asked,
+        totals=cost,
     )

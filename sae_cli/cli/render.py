@@ -6,8 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from sae_cli.cli.progress import clock
+from sae_cli.plan.graph import amount
 from sae_cli.plan.jobs import coalesce
 from sae_cli.plan.memory import need
+from sae_cli.plan.predict import Totals
 from sae_cli.plan.reason import Row
 from sae_cli.plan.room import Room
 from sae_cli.report.elbow import Elbow
@@ -118,6 +121,44 @@ def plan(rows: Sequence[Row], room: Room) -> None:
         )
     for warning in room.warnings:
         print(f"warning: {warning}")
+
+
+def totals(cost: Totals) -> None:
+    """What the stages that run add up to, and on whose device."""
+    said = [
+        f"{amount(cost.capture_tokens)} tokens to capture" if cost.capture_tokens else "",
+        f"{amount(cost.train_tokens)} to train on" if cost.train_tokens else "",
+        f"{told(cost.bytes)} in all",
+        f"{_flops(cost.forward_flops)} of forwards",
+        f"{_flops(cost.train_flops)} of training",
+    ]
+    print("total: " + ", ".join(part for part in said if part))
+    if cost.device_hours is None:
+        unknown = [job for job in cost.jobs if job.device_hours is None]
+        print(f"time: not known, of {len(unknown)} of {len(cost.jobs)} jobs: {unknown[0].why}")
+    elif cost.assumed:
+        print(
+            f"device hours: {_hours(cost.device_hours)} on one {cost.device}, assumed to reach "
+            f"{cost.reference}; saectl bench measures this machine"
+        )
+    else:
+        by_kind: dict[str, float] = {}
+        for job in cost.jobs:
+            by_kind[job.kind] = by_kind.get(job.kind, 0.0) + (job.seconds or 0.0)
+        parts = ", ".join(f"{kind} {clock(t)}" for kind, t in by_kind.items() if t >= 0.5)
+        print(
+            f"time: {clock(3600 * cost.device_hours)} predicted ({parts}), "
+            f"{_hours(cost.device_hours)} device hours, on {cost.device} "
+            f"as measured {cost.calibration}"
+        )
+
+
+def _flops(n: int | None) -> str:
+    return "? FLOPs" if n is None else f"{n:.3g} FLOPs"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
 def dtype(row: Row) -> str:

@@ -13,7 +13,9 @@ from sae_cli.cli.plan import as_plan
 from sae_cli.cli.progress import clock
 from sae_cli.cli.session import open_sweeps
 from sae_cli.errors import OK, WORK_FOUND
+from sae_cli.plan.calibration import newest
 from sae_cli.plan.place import folder
+from sae_cli.plan.predict import predicted
 from sae_cli.plan.reason import Row, ago, explain
 from sae_cli.store.layout import Workspace
 from sae_cli.store.records.status import Status, committed
@@ -34,19 +36,23 @@ def status(
     """Where every stage stands: done, running, stale, failed, waiting."""
     workspace = Workspace(store)
     work = False
-    plans = []
+    plans, calibration = [], newest(workspace)
     for opened in open_sweeps(spec, model, sets, workspace, online=False, every=every):
         rows = explain(opened.graph, workspace)
         work = work or any(r.action != "skip" for r in rows)
+        times = predicted([r.stage for r in rows], calibration)
         if json:
-            plans.append(as_plan(opened, rows, workspace))
+            plans.append(as_plan(opened, rows, workspace, times=times))
             continue
         done = sum(r.action == "skip" for r in rows)
         print(f"{opened.graph.sweep.spec.name}: {done} of {len(rows)} stages done")
         render.table(
             ["stage", "name", "key", "status", ""],
             [
-                (r.stage.kind, r.stage.slug, r.stage.key, r.state.status, _detail(r, workspace))
+                (
+                    *(r.stage.kind, r.stage.slug, r.stage.key, r.state.status),
+                    _detail(r, workspace, times.get(r.stage.name)),
+                )
                 for r in rows
             ],
         )
@@ -55,15 +61,18 @@ def status(
     return WORK_FOUND if check and work else OK
 
 
-def _detail(row: Row, workspace: Workspace) -> str:
+def _detail(row: Row, workspace: Workspace, forecast: float | None) -> str:
     state, format_ = row.state, render.dtype(row)
     stored = f", {format_}" if format_ else ""
     step = "" if state.step is None else f"{state.step:,}/{state.total:,}  "
     if state.status is Status.DONE and state.done is not None:
-        return f"{ago(state.age)}, took {clock(state.done.seconds)}{stored}"
+        wanted = "" if forecast is None else f" (predicted {clock(forecast)})"
+        return f"{ago(state.age)}, took {clock(state.done.seconds)}{wanted}{stored}"
     rows = committed(folder(workspace, row.stage)) if row.stage.kind == "cache" else None
     if rows is not None:
         step = f"{rows[0]:,}/{rows[1]:,} rows{stored}  "
+    if state.left is not None:
+        step += f"{clock(state.left)} left  "
     if state.status is Status.RUNNING and state.workers > 1:
         return f"{step}{state.workers} processes, the latest heard of {ago(state.age)}"
     if state.status is Status.RUNNING:

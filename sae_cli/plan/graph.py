@@ -125,6 +125,12 @@ def build(sweep: Sweep) -> Graph:
         return stage("tokens", name, TokensWork(model=reader, data=packed), {}, facts)
 
     def capture(cell: Cell, site: Site, text: Stage) -> Stage:
+        place = (cell.model, cell.layer, site)
+        if place not in captures:
+            captures[place] = new_capture(cell, site, text)
+        return captures[place]
+
+    def new_capture(cell: Cell, site: Site, text: Stage) -> Stage:
         model = sweep.models[cell.model]
         work = CacheWork(
             model=model, layer=cell.layer, site=site, cache=spec.cache, mask=spec.data.mask
@@ -137,9 +143,13 @@ def build(sweep: Sweep) -> Graph:
         wandb = wandb.model_copy(update={"group": wandb.group or spec.name})
     first = spec.data.mask.first_positions  # all of the mask that packing knows
     evals: dict[str, Stage] = {}
+    texts: dict[str, Stage] = {}
+    captures: dict[tuple[str, int, Site], Stage] = {}
     for cell in sweep.cells:
         model, facts = sweep.models[cell.model], sweep.facts[cell.model]
-        text = tokens(model, facts)
+        if cell.model not in texts:
+            texts[cell.model] = tokens(model, facts)
+        text = texts[cell.model]
         cache = capture(cell, cell.site, text)
         inputs = {"cache": cache, "tokens": text}
         if cell.out_site is not None:

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sae_cli.plan.graph import Stage
+from sae_cli.plan.sizes import disk_bytes
 from sae_cli.spec.base import identity
-from sae_cli.spec.presets import ModelFacts
-from sae_cli.spec.stages import Site
-from sae_cli.spec.train import Train
-from sae_cli.spec.work import CacheWork, EvalWork, TokensWork, TrainWork
+from sae_cli.spec.work import CacheWork, EvalWork, TrainWork
 from sae_cli.store.key import canonical
 
-_TOKEN_BYTES = 4 + 8 + 4 + 1  # id, document, position, reasons
+__all__ = ["Job", "coalesce", "disk_bytes"]
 
 
 @dataclass(frozen=True)
@@ -61,44 +59,3 @@ def _shared(stage: Stage) -> str:
 def _arrays(stage: Stage) -> list[str]:
     """What is read and, of a transcoder, what is predicted."""
     return [stage.deps[role].key for role in ("cache", "target") if role in stage.deps]
-
-
-def disk_bytes(stage: Stage) -> int | None:
-    """Bytes that a stage's result takes, small records apart; None where sizes are not known."""
-    work = stage.work
-    if isinstance(work, TokensWork):
-        return (_rows(work) + _heldout_rows(work)) * _TOKEN_BYTES
-    if isinstance(work, CacheWork):
-        source = stage.deps["tokens"].work
-        assert isinstance(source, TokensWork)
-        if stage.facts is None:
-            return None
-        d_in, rows = stage.facts.d_in(work.site), _rows(source)
-        chunk = work.cache.chunk_rows(d_in, source.data.context, rows)
-        return -(-rows // chunk) * chunk * work.cache.row_bytes(d_in)  # whole chunks
-    if isinstance(work, TrainWork):
-        capture = stage.deps["cache"].work
-        assert isinstance(capture, CacheWork) and work.train.width is not None
-        if stage.facts is None:
-            return None
-        return _sae_bytes(stage.facts, capture.site, work.train)
-    if stage.kind == "release":
-        sizes = [disk_bytes(d) for d in stage.deps.values() if d.kind == "train"]
-        return None if None in sizes else sum(s for s in sizes if s is not None)
-    return 0
-
-
-def _rows(work: TokensWork) -> int:
-    return -(-work.data.tokens // work.data.context) * work.data.context
-
-
-def _heldout_rows(work: TokensWork) -> int:
-    return -(-work.data.heldout_tokens // work.data.context) * work.data.context
-
-
-def _sae_bytes(facts: ModelFacts, site: Site, train: Train) -> int:
-    assert train.width is not None
-    d_in = facts.d_in(site)
-    d_out = facts.d_in(getattr(train, "out_site", None) or site)
-    skip = d_in * d_out if getattr(train, "skip", False) else 0
-    return 4 * ((d_in + d_out) * train.width + 2 * train.width + d_out + skip)

@@ -11,6 +11,7 @@ import re
 import types
 import typing
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import (
@@ -123,13 +124,23 @@ def identity(part: Frozen) -> dict[str, Any]:
     likewise.
     """
     out: dict[str, Any] = {}
-    for name, field in type(part).model_fields.items():
+    for name, later, default in _deciding(type(part)):
         value = getattr(part, name)
-        marks = {m if isinstance(m, type) else type(m) for m in field.metadata}
-        if Execution in marks or (Later in marks and value == field.default):
-            continue
-        out[name] = _plain(value)
+        if not (later and value == default):
+            out[name] = _plain(value)
     return out
+
+
+@cache
+def _deciding(kind: type[Frozen]) -> tuple[tuple[str, bool, Any], ...]:
+    """The fields that may decide a result: name, whether it came later, and its default then. Asked
+    for each of hundreds of stages."""
+    found = []
+    for name, field in kind.model_fields.items():
+        marks = {m if isinstance(m, type) else type(m) for m in field.metadata}
+        if Execution not in marks:
+            found.append((name, Later in marks, field.default))
+    return tuple(found)
 
 
 def _plain(value: Any) -> Any:

@@ -109,11 +109,8 @@ def _put(draft: Draft, name: str, loc: Loc, value: Any, problems: list[Problem])
 
 
 def _given(fragment: Any) -> dict[str, Any]:
-    return {
-        n: getattr(fragment, n)
-        for n in type(fragment).model_fields
-        if n in fragment.model_fields_set
-    }
+    given = fragment.model_fields_set
+    return {n: getattr(fragment, n) for n in type(fragment).model_fields if n in given}
 
 
 def _model(sweep: SweepSpec) -> str:

@@ -91,6 +91,13 @@ def facts(model: ModelSpec) -> ModelFacts | None:
     return ModelFacts.from_config(read) if isinstance(read, dict) else None
 
 
+def at_hand(model: ModelSpec) -> bool:
+    """Whether a model can be loaded without asking anybody."""
+    if model.hf is None:
+        return True
+    return model.revision is not None and cached_snapshot(model.hf, model.revision) is not None
+
+
 def cached_snapshot(repo: str, revision: str | None) -> Path | None:
     """Where the hub's local cache holds `repo` (at `revision`, default main), or None."""
     caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")

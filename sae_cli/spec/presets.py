@@ -12,15 +12,31 @@ from typing import Any
 
 from sae_cli.spec.stages import ModelSpec, Site
 
+GATED_MLPS = frozenset(
+    ("gemma", "gemma2", "gemma3_text", "glm4", "llama", "mistral", "olmo2", "phi3", "qwen2",
+     "qwen3", "smollm3")
+)  # fmt: skip
+"""`model_type`s whose every layer has an MLP of three matrices: gate, up, down."""
+PLAIN_MLPS = frozenset(("gpt2", "gpt_neox", "phi"))
+"""Those with two matrices, and as many heads of keys and values as of queries."""
+
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Sizes of a transformer, known without loading it."""
+    """Sizes of a transformer, known without loading it. None: not known, and not guessed."""
 
     n_layers: int
     d_model: int
     n_heads: int
     head_dim: int
+    intermediate: int | None = None
+    """Inner dimension of the MLP."""
+    n_kv_heads: int | None = None
+    """Heads of keys and values."""
+    gated: bool | None = None
+    """Whether the MLP has three matrices rather than two."""
+    vocab: int | None = None
+    """Entries of the vocabulary, as many as there are logits."""
 
     def d_in(self, site: Site) -> int:
         """Dimension of the activations at `site`."""
@@ -39,7 +55,15 @@ class ModelFacts:
         heads = first("num_attention_heads", "n_head", "num_heads")
         if layers is None or width is None or heads is None:
             return None
-        return cls(layers, width, heads, first("head_dim") or width // heads)
+        kind = c.get("model_type")
+        gated = True if kind in GATED_MLPS else False if kind in PLAIN_MLPS else None
+        inner, kv_heads = first("intermediate_size", "n_inner"), first("num_key_value_heads")
+        if gated is False:
+            inner, kv_heads = inner or 4 * width, heads
+        return cls(
+            layers, width, heads, first("head_dim") or width // heads,
+            inner, kv_heads, gated, first("vocab_size"),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,16 +77,24 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(
-        ModelSpec(builtin="tiny", dtype="float32"), ModelFacts(4, 64, 4, 32), "tiny.yaml"
+        ModelSpec(builtin="tiny", dtype="float32"),
+        ModelFacts(4, 64, 4, 32, 192, 2, True, 744),
+        "tiny.yaml",
     ),
     "qwen3-1.7b": Preset(
-        ModelSpec(hf="Qwen/Qwen3-1.7B"), ModelFacts(28, 2048, 16, 128), "qwen3-1.7b.yaml"
+        ModelSpec(hf="Qwen/Qwen3-1.7B"),
+        ModelFacts(28, 2048, 16, 128, 6144, 8, True, 151_936),
+        "qwen3-1.7b.yaml",
     ),
     "qwen3-4b": Preset(
-        ModelSpec(hf="Qwen/Qwen3-4B"), ModelFacts(36, 2560, 32, 128), "qwen3-4b.yaml"
+        ModelSpec(hf="Qwen/Qwen3-4B"),
+        ModelFacts(36, 2560, 32, 128, 9728, 8, True, 151_936),
+        "qwen3-4b.yaml",
     ),
     "qwen3-8b": Preset(
-        ModelSpec(hf="Qwen/Qwen3-8B"), ModelFacts(36, 4096, 32, 128), "qwen3-8b.yaml"
+        ModelSpec(hf="Qwen/Qwen3-8B"),
+        ModelFacts(36, 4096, 32, 128, 12_288, 8, True, 151_936),
+        "qwen3-8b.yaml",
     ),
 }
 

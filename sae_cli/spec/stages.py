@@ -27,6 +27,8 @@ CHUNK_ROWS = 8192
 """Most rows of a chunk: those of a forward pass, so that small models' rows need no joining."""
 SHARD_ROWS = 32_768
 """Most rows of a shard."""
+CHUNK_TOKENS = 2**18
+"""Packed tokens that are committed at once, about."""
 Role = Annotated[str, Field(min_length=1)]
 
 
@@ -136,6 +138,26 @@ class DataSpec(Frozen):
     embedded model was trained on stream 0."""
     mask: MaskSpec = MaskSpec()
     """Which tokens do not count."""
+
+    @property
+    def train_blocks(self) -> int:
+        """Blocks of `context` training tokens."""
+        return -(-self.tokens // self.context)
+
+    @property
+    def heldout_blocks(self) -> int:
+        """Blocks of held-out tokens."""
+        return -(-self.heldout_tokens // self.context)
+
+    @property
+    def chunk_blocks(self) -> int:
+        """Blocks of a chunk of packed tokens, where there are so many."""
+        return max(1, CHUNK_TOKENS // self.context)
+
+    def chunked_blocks(self, blocks: int) -> int:
+        """Blocks that `blocks` of a split take on disk: whole chunks."""
+        size = min(self.chunk_blocks, max(1, blocks))
+        return -(-blocks // size) * size
 
     @field_validator("train_on")
     @classmethod

@@ -21,8 +21,6 @@ from sae_cli.spec.work import TokensWork
 from sae_cli.stages.task import Task
 from sae_cli.store.blocks import BlockReader, BlockWriter
 
-CHUNK_TOKENS = 2**18
-
 
 def run(tasks: Sequence[Task]) -> None:
     """Pack the text of each task.
@@ -38,7 +36,7 @@ def _pack(task: Task) -> None:
     work = task.work
     assert isinstance(work, TokensWork)
     data = work.data
-    group = max(1, CHUNK_TOKENS // data.context)
+    group = data.chunk_blocks
     packer = Packer(data, load_tokenizer(work.model), group=group)
     wanted = {str(part): n for part, n in packer.wanted.items()}
     with BlockWriter(task.out, data.context, wanted, group) as writer:

@@ -2,6 +2,7 @@
 
     <root>/<kind>/<slug>-<key>/     one stage: its spec, log, data, work, records
     <root>/runs/<sweep>/<kind>/     a sweep's view of them: relative links, safe to delete
+    <root>/bench/<device>.json      what was measured on a device, safe to delete
 
 Nothing here reads what is inside a file. Names come through `key.slug`'s alphabet, so a spec
 can't point outside the workspace: anything else is refused.
@@ -19,6 +20,7 @@ from pathlib import Path
 from sae_cli.errors import UsageError
 
 RUNS = "runs"
+BENCH = "bench"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _KEY = re.compile(r"[0-9a-f]{8}")
 
@@ -146,8 +148,8 @@ class Workspace:
 
         Raises UsageError for a name that `key.slug` would not have made.
         """
-        if kind == RUNS:
-            raise UsageError(f"a stage can't be called {RUNS!r}: the views of sweeps live there")
+        if kind in (RUNS, BENCH):
+            raise UsageError(f"a stage can't be called {kind!r}: that folder holds other things")
         for name in (kind, slug):
             _refuse_unsafe(name)
         if not _KEY.fullmatch(key):
@@ -157,7 +159,7 @@ class Workspace:
     def stages(self, kind: str | None = None) -> Iterator[StageDir]:
         """Every stage folder on disk, of one kind or of all, sorted by kind and name."""
         for folder in _folders(self.root):
-            if folder.name != RUNS and kind in (None, folder.name):
+            if folder.name not in (RUNS, BENCH) and kind in (None, folder.name):
                 for path in _folders(folder):
                     text, _, key = path.name.rpartition("-")
                     if _NAME.fullmatch(text) and _KEY.fullmatch(key):
@@ -167,6 +169,11 @@ class Workspace:
         """The view of a sweep. Raises UsageError for an unsafe name."""
         _refuse_unsafe(sweep)
         return self.root / RUNS / sweep
+
+    @property
+    def bench(self) -> Path:
+        """What was measured of devices (`plan.calibration`)."""
+        return self.root / BENCH
 
     def link_run(self, sweep: str, stages: Iterable[StageDir]) -> Path:
         """Make the sweep's view show exactly `stages`, and return it.

@@ -37,17 +37,20 @@ def half_captured(place):
         writer.write("activations", 0, {"acts": np.zeros((16, 4), "<f4")}, {"kept": [16]})
 
 
-def test_a_plan_ends_with_what_it_writes_and_what_is_free(saectl, small, monkeypatch):
+def room_line(out):
+    return next(line for line in out.splitlines() if line.startswith("7 run; "))
+
+
+def test_a_plan_tells_what_it_writes_and_what_is_free(saectl, small, monkeypatch):
     monkeypatch.setattr("sae_cli.plan.room.free_bytes", lambda _: 10**15)
-    last = saectl("plan", "small.yaml").out.splitlines()[-1]
-    assert last.startswith("7 run; ") and last.endswith(" to write; 1e+03 TB free")
+    assert room_line(saectl("plan", "small.yaml").out).endswith(" to write; 1e+03 TB free")
     said = saectl("plan", "small.yaml", "--set", "quota=1 kB", "--json").out
     (plan,) = PlanOutput.model_validate_json(said).sweeps
     assert plan.room is not None and plan.room.quota == 1000 and plan.room.used == 0
     told = saectl("plan", "small.yaml", "--set", "quota=1 kB")
     assert told.code == OK and "warning: does not fit the quota of 1 kB: 0 B used" in told.out
     remote = saectl("plan", "small.yaml", "--set", "cache.store=s3://bucket/x").out
-    assert " to a bucket; " in remote.splitlines()[-1]
+    assert " to a bucket; " in room_line(remote)
 
 
 def test_plan_tells_how_many_passes_train_the_saes_and_in_how_much_memory(saectl, small):

@@ -61,7 +61,8 @@ def test_a_plan_says_what_would_happen_and_what_it_takes(saectl, small):
     lines = {line.split()[0]: line for line in said.splitlines() if line.split()[:1]}
     assert "skip" in lines["tokens"] and "done just now" in lines["tokens"]
     assert "never done; after cache" in lines["train"]
-    assert said.splitlines()[-1].startswith("6 run, 1 skip; ")
+    assert said.splitlines()[-3].startswith("6 run, 1 skip; ")
+    assert said.splitlines()[-2].startswith("total: ")
 
 
 def test_plan_is_run_with_dry_run(saectl, small, monkeypatch):

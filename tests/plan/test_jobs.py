@@ -95,13 +95,17 @@ def test_sizes_on_disk_follow_from_the_spec(graph):
     (tokens,) = made.of("tokens")
     assert disk_bytes(tokens) == (rows + 2 * 64) * (4 + 8 + 4 + 1)
     sizes = {s.slug: disk_bytes(s) for s in made.of("cache")}
-    assert sizes["tiny.L1.resid_post"] == rows * (64 * 2 + 1)
-    assert sizes["tiny.L1.attn_z"] == rows * (128 * 2 + 1)
+
+    def array(d):  # one shard of one chunk: rows, moments of the shard, moments of all
+        return rows * (d * 2 + 1) + 8 * (3 + 1282 + 2 * d) + 8 * (1282 + 3 * d)
+
+    assert sizes["tiny.L1.resid_post"] == array(64)
+    assert sizes["tiny.L1.attn_z"] == array(128)
     trains = [disk_bytes(s) for s in made.of("train")]
-    assert trains[0] == 4 * (2 * 64 * 512 + 2 * 512 + 64)
+    assert trains[0] == 4 * (2 * 64 * 512 + 512 + 64) + 4 * 72
     (release,) = made.of("release")
-    assert disk_bytes(release) == sum(trains)
-    assert disk_bytes(made.of("eval")[0]) == 0
+    assert {disk_bytes(s) for s in made.of("eval")} == {8 * 512 + 72}
+    assert disk_bytes(release) == sum(trains) + len(trains) * (4 * 512 + 72)
 
 
 def test_sizes_that_are_not_known_are_not_guessed(graph):

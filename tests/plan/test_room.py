@@ -50,7 +50,7 @@ def test_nonsense_is_no_quota(graph, said):
 
 def test_a_plan_counts_what_is_to_be_written_less_what_is_there(graph, asked, workspace):
     made = graph(ONE)
-    whole = planned(made, "tokens", "cache", "train", "release")
+    whole = planned(made, "tokens", "cache", "train", "eval", "release")
     before = asked(made)
     assert (before.local, before.bucket, before.unknown) == (whole, 0, 0)
     assert before.quota is None and before.warnings == []
@@ -64,7 +64,10 @@ def test_what_goes_to_a_bucket_does_not_count_for_the_disk(graph, asked, workspa
     made = graph(ONE, "cache.store=s3://bucket/prefix")
     captured = planned(made, "cache")
     found = asked(made)
-    assert (found.bucket, found.local) == (captured, planned(made, "tokens", "train", "release"))
+    assert (found.bucket, found.local) == (
+        captured,
+        planned(made, "tokens", "train", "eval", "release"),
+    )
     begun = folder(workspace, made.of("cache")[0])
     begun.part_commits.mkdir(parents=True)
     assert asked(made).bucket == captured // 2, "what was begun here stays here"

@@ -17,7 +17,7 @@ from claims import forge, hold
 
 from sae_cli.errors import Blocked, StoreError
 from sae_cli.store.layout import StageDir
-from sae_cli.store.records.claim import Holder, _set_aside, claim, read_holder
+from sae_cli.store.records.claim import Claim, Holder, _set_aside, claim, read_holder
 from sae_cli.store.records.status import Status, state
 
 RACE = """
@@ -117,6 +117,41 @@ def test_the_heartbeat_keeps_the_claim_young_and_carries_progress(stage: StageDi
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert state(stage).total == 480
+
+
+def told(stage: StageDir, held: Claim, step: int, since: float) -> None:
+    """What the heartbeat writes when it comes: `step` of 480, `since` seconds after the start."""
+    held.progress(step, 480)
+    held._touch()
+    progress = json.loads(stage.progress.read_text())
+    progress |= {"since": progress["at"] - since}
+    stage.progress.write_text(json.dumps(progress))
+
+
+def test_the_time_left_is_that_of_the_holders_own_steps(stage: StageDir) -> None:
+    """A run that was resumed at step 400 made 40 steps in 10 s: the 400 before say nothing."""
+    with claim(stage, heartbeat=10.0) as held:
+        held.progress(400, 480)
+        told(stage, held, 440, since=10.0)
+        found = state(stage)
+        assert found.step == 440 and found.left is not None
+        assert found.left == pytest.approx(40 * 10 / 40, abs=5.0)
+    with claim(stage, heartbeat=10.0) as held:  # and again: its first step is its own
+        told(stage, held, 450, since=10.0)
+        assert state(stage).step == 450 and state(stage).left is None
+
+
+def test_before_a_step_was_made_or_by_an_earlier_version_no_time_is_told(stage: StageDir) -> None:
+    with claim(stage, heartbeat=10.0) as held:
+        held.progress(0, 480)
+        held._touch()
+        assert state(stage).step == 0 and state(stage).left is None
+        told(stage, held, 12, since=4.0)
+        progress = json.loads(stage.progress.read_text())
+        for name in ("first", "since", "at"):
+            stage.progress.write_text(json.dumps({k: progress[k] for k in progress if k != name}))
+            assert state(stage).step == 12 and state(stage).left is None
+    assert state(stage).status is Status.PENDING and state(stage).left is None
 
 
 def test_a_holder_that_was_silent_too_long_notices_and_leaves_the_new_claim_alone(

@@ -58,6 +58,7 @@ class Claim:
         self.token = token
         self._handle = handle
         self._progress: dict[str, Any] | None = None
+        self._begun: tuple[int, float] | None = None
         self._stop = threading.Event()
         self._beat = threading.Thread(target=self._run, args=(heartbeat,), daemon=True)
         self._beat.start()
@@ -78,8 +79,17 @@ class Claim:
         return holder is not None and holder.token == self.token
 
     def progress(self, step: int, total: int) -> None:
-        """Tell `status` how far the work is. Written with the next heartbeat: costs nothing."""
-        self._progress = {"step": step, "total": total, "token": self.token}
+        """Tell `status` how far the work is. Written with the next heartbeat: costs nothing.
+
+        The step that is told first, and when, goes along: from there on this holder's own steps
+        count, so that a rate is never that of an earlier run.
+        """
+        if self._begun is None:
+            self._begun = step, time.time()
+        first, since = self._begun
+        self._progress = {
+            "step": step, "total": total, "token": self.token, "first": first, "since": since,
+        }  # fmt: skip
 
     def forget_progress(self) -> None:
         """Write no progress any more: the work is done and its scratch folder goes."""
@@ -95,7 +105,7 @@ class Claim:
             os.utime(self._handle)  # our inode: should it have been renamed away, no harm is done
             if progress is not None and self.held():
                 self.stage.work.mkdir(exist_ok=True)
-                write_json(self.stage.progress, progress, durable=False)
+                write_json(self.stage.progress, progress | {"at": time.time()}, durable=False)
         except (OSError, StoreError):
             return  # as good as no heartbeat: others see the age, and `check` sees the file
 

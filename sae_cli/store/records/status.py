@@ -7,6 +7,7 @@ Nothing is guessed from modification times of data or from which data files happ
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -55,6 +56,8 @@ class State:
     """The record, when done or evicted."""
     evicted: tuple[str, ...] = field(default=())
     """Relative paths that were deleted."""
+    left: float | None = None
+    """Seconds that a running stage still takes, at the rate of its holder's own steps."""
 
 
 def state(stage: StageDir, lease: float = LEASE) -> State:
@@ -74,8 +77,13 @@ def state(stage: StageDir, lease: float = LEASE) -> State:
     if found is not None and not (found.stale and done is not None):
         if progress.get("token") not in found.tokens:
             step = total = None
-        status = Status.STALE if found.stale else Status.RUNNING
-        return State(status, found.age, found.host, found.pid, step, total, workers=found.workers)
+            progress = {}
+        if found.stale:
+            return State(Status.STALE, found.age, found.host, found.pid, step, total)
+        return State(
+            Status.RUNNING, found.age, found.host, found.pid, step, total,
+            workers=found.workers, left=_left(progress, now),
+        )  # fmt: skip
     failed = read_json(stage.failed)
     if failed is not None:
         return State(
@@ -134,6 +142,19 @@ def committed(stage: StageDir) -> tuple[int, int] | None:
         return rows, int(planned["shape"][0])
     except (StoreError, KeyError, TypeError, IndexError):
         return None  # damaged: `verify` says how
+
+
+def _left(progress: Mapping[str, float], now: float) -> float | None:
+    """Seconds to the end, at the rate since its holder began; None before it made a step."""
+    try:
+        made = progress["step"] - progress["first"]
+        took = progress["at"] - progress["since"]
+        if made <= 0 or took <= 0:
+            return None
+        ahead = float(progress["total"] - progress["step"]) * took / made
+        return max(0.0, ahead - max(0.0, now - progress["at"]))
+    except (KeyError, TypeError):
+        return None  # written by an earlier version
 
 
 def _progress(stage: StageDir) -> dict[str, Any]:
