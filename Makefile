@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 PEERS   = $(VENV)/peers
 
-.PHONY: setup demo test e2e lint type format bench bench-peers ci clean
+.PHONY: setup demo test e2e cluster slurm lint type format bench bench-peers ci clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -28,6 +28,14 @@ test: setup  ## the whole test suite
 
 e2e: setup  ## only the tests that run the real command
 	$(BIN)/python -m pytest tests/e2e
+
+cluster: setup  ## only the tests of executors (Slurm's are skipped where it is not installed)
+	$(BIN)/python -m pytest tests/cluster
+
+slurm:  ## Debian's Slurm and munge, for those tests; its daemons are started by them alone
+	PATH="$$PATH:/usr/sbin"; command -v slurmctld >/dev/null && command -v munged >/dev/null || { \
+	  S=; [ "$$(id -u)" = 0 ] || S=sudo; $$S apt-get update -qq && \
+	  $$S env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge; }
 
 lint: setup  ## ruff: errors and formatting
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from sae_cli.errors import SaectlError
 from sae_cli.plan.graph import Graph, Stage, build
 from sae_cli.plan.pin import Pins
 from sae_cli.plan.place import folder
-from sae_cli.run import local
+from sae_cli.run import inline
 from sae_cli.run.context import Context
 from sae_cli.spec.load import load
 from sae_cli.stages import eval as stage
@@ -60,7 +60,7 @@ class Sweep:
 
     def train(self) -> None:
         context = Context(self.workspace, self.report, "cpu", lambda: False)
-        results = local.run(self.graph.of("tokens", "cache", "train"), context)
+        results = inline.run(self.graph.of("tokens", "cache", "train"), context)
         assert {result.ending for result in results} == {"done"}
 
     def run(self, stages: Sequence[Stage], stop: Callable[[], bool] = lambda: False) -> None:

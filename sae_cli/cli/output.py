@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+from sae_cli.plan.graph import Stage
 from sae_cli.plan.predict import Totals
 from sae_cli.plan.reason import Row
 from sae_cli.plan.room import Room
+from sae_cli.plan.waves import Wave
 from sae_cli.report.elbow import Elbow
 from sae_cli.report.results import SaeRow
 from sae_cli.run.base import Result
@@ -44,6 +47,16 @@ class StageLine(Frozen):
     """Of a running stage, at the rate of its process's own steps."""
 
 
+class WaveLine(Frozen):
+    """Activations that are on disk together."""
+
+    arrays: tuple[str, ...]
+    """Names of their stages."""
+    bytes: int
+    begun: bool
+    """They are on disk already, in part at least."""
+
+
 class SweepPlan(Frozen):
     """The stages of one sweep."""
 
@@ -55,6 +68,8 @@ class SweepPlan(Frozen):
     """Of a plan: what it writes, and what there is for it."""
     totals: Totals | None = None
     """Of a plan: what the stages that run cost together, and job by job."""
+    waves: tuple[WaveLine, ...] = ()
+    """Of a plan within a budget of disk: what is captured, trained and freed together."""
 
 
 class PlanOutput(Frozen):
@@ -179,6 +194,15 @@ def plan_line(row: Row, path: StageDir, predicted: float | None = None) -> Stage
         seconds=None if done is None else round(done.seconds, 3),
         predicted_seconds=None if predicted is None else round(predicted, 3),
         seconds_left=None if row.state.left is None else round(row.state.left, 1),
+    )
+
+
+def wave_lines(ahead: Sequence[tuple[Wave | None, Sequence[Stage]]]) -> tuple[WaveLine, ...]:
+    """The waves of a plan; none where all is done at once."""
+    return tuple(
+        WaveLine(arrays=tuple(s.name for s in w.stages), bytes=w.bytes, begun=w.begun)
+        for w, _ in ahead
+        if w is not None
     )
 
 

@@ -10,16 +10,18 @@ import typer
 
 from sae_cli.cli import options as o
 from sae_cli.cli import render
-from sae_cli.cli.output import PlanOutput, SweepPlan, ValidateOutput, plan_line
+from sae_cli.cli.output import PlanOutput, SweepPlan, ValidateOutput, plan_line, wave_lines
 from sae_cli.cli.session import Opened, open_sweeps
 from sae_cli.errors import OK, SpecError
 from sae_cli.plan.calibration import newest
 from sae_cli.plan.choose import Choice, choose
 from sae_cli.plan.graph import Graph
+from sae_cli.plan.jobs import coalesce
 from sae_cli.plan.place import folder
 from sae_cli.plan.predict import Totals, predicted, totals
 from sae_cli.plan.reason import Row, explain
 from sae_cli.plan.room import Room, room
+from sae_cli.plan.waves import schedule
 from sae_cli.spec import load as loading
 from sae_cli.store.layout import Workspace
 
@@ -88,12 +90,16 @@ def show(
         chosen = choice(opened.graph)
         rows = explain(opened.graph, workspace, chosen.stages, chosen.force)
         asked = room(opened.graph, rows, workspace)
-        cost = totals([r.stage for r in rows if r.action == "run"], calibration)
+        todo = [r.stage for r in rows if r.action in ("run", "wait")]
+        ahead = schedule(opened.graph, todo, workspace)
+        cost = totals([job for _, part in ahead for job in coalesce(part)], calibration)
         if as_json:
             times = predicted([r.stage for r in rows], calibration)
-            plans.append(as_plan(opened, rows, workspace, asked, times, cost))
+            plan = as_plan(opened, rows, workspace, asked, times, cost)
+            plans.append(plan.model_copy(update={"waves": wave_lines(ahead)}))
             continue
         render.plan(rows, asked)
+        render.waves(wave_lines(ahead), opened.graph.sweep.spec.storage.budget)
         if cost.jobs:
             render.totals(cost)
         if opened.unpinned:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from sae_cli.cli.output import WaveLine
 from sae_cli.cli.progress import clock
 from sae_cli.plan.graph import amount
 from sae_cli.plan.jobs import coalesce
@@ -121,6 +122,18 @@ def plan(rows: Sequence[Row], room: Room) -> None:
         )
     for warning in room.warnings:
         print(f"warning: {warning}")
+
+
+def waves(found: Sequence[WaveLine], budget: int | None) -> None:
+    """What is on disk together, where a budget asks for waves."""
+    if budget is None or not found:
+        return
+    print(f"{len(found)} wave{'s' * (len(found) > 1)} within {told(budget)} of activations:")
+    for number, wave in enumerate(found, 1):
+        names = [name.removeprefix("cache/").rpartition("-")[0] for name in wave.arrays]
+        more = f" ... {names[-1]}" if len(names) > 1 else ""
+        there = ", on disk already" if wave.begun else ""
+        print(f"  {number}  {told(wave.bytes)}  {len(names)}: {names[0]}{more}{there}")
 
 
 def totals(cost: Totals) -> None:

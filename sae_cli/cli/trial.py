@@ -19,7 +19,7 @@ from sae_cli.plan.jobs import Job
 from sae_cli.plan.pin import Pins
 from sae_cli.plan.place import folder
 from sae_cli.plan.sizes import sides
-from sae_cli.run import local
+from sae_cli.run import inline
 from sae_cli.run.context import Context
 from sae_cli.spec.cell import Cell
 from sae_cli.spec.load import Sweep, find, load
@@ -76,7 +76,7 @@ def trial(graph: Graph, place: Path, seconds: float, forward: Sequence[ForwardPo
     sweep, cell = _chosen(graph.sweep, workspace)
     made = build(_small(sweep, cell, seconds, forward))
     context = Context(workspace, _Silent(), sweep.spec.device, lambda: False)
-    for result in local.run(made.of(*_KINDS), context):
+    for result in inline.run(made.of(*_KINDS), context):
         if result.ending != "done":
             raise StoreError(f"the small run failed: {result.stage.name}: {result.cause}")
     (tokens,), (array,), (train,), (score,) = (made.of(kind) for kind in _KINDS)

@@ -17,7 +17,7 @@ from typing import TypeVar
 from sae_cli.plan.calibration import Calibration
 from sae_cli.plan.cost import Cost, cost, step_flops, steps
 from sae_cli.plan.graph import Stage, model_slug
-from sae_cli.plan.jobs import coalesce
+from sae_cli.plan.jobs import Job, coalesce
 from sae_cli.plan.sizes import sides
 from sae_cli.spec.base import Frozen
 from sae_cli.spec.work import CacheWork, TrainWork
@@ -65,7 +65,7 @@ class Totals(Frozen):
     """What the stages of a plan that run add up to. None: not known, at least of one job."""
 
     capture_tokens: int
-    """Tokens of text whose activations are captured, of each model and text once."""
+    """Tokens that forwards capture: of each model and text once, or once for each wave."""
     train_tokens: int
     """Tokens that SAEs train on, of all SAEs."""
     bytes: int | None
@@ -83,9 +83,9 @@ class Totals(Frozen):
     jobs: tuple[JobLine, ...]
 
 
-def totals(stages: Sequence[Stage], calibration: Calibration | None) -> Totals:
-    """What `stages` cost together, job by job."""
-    costs = [cost(job) for job in coalesce(stages)]
+def totals(jobs: Sequence[Job], calibration: Calibration | None) -> Totals:
+    """What jobs cost together."""
+    costs = [cost(job) for job in jobs]
     times = _seconds(costs, calibration)
     lines = tuple(_line(c, s, calibration) for c, s in zip(costs, times, strict=True))
     ref = REFERENCE

@@ -65,6 +65,27 @@ def waves(graph: Graph, stages: Collection[Stage], workspace: Workspace, budget:
     return out
 
 
+def schedule(
+    graph: Graph, stages: Sequence[Stage], workspace: Workspace
+) -> list[tuple[Wave | None, list[Stage]]]:
+    """`stages` wave by wave; all of them at once, in no wave, where there is no budget or no need.
+
+    Raises as `waves` does.
+    """
+    budget = graph.sweep.spec.storage.budget
+    ahead = [] if budget is None else waves(graph, stages, workspace, budget)
+    if len(ahead) < 2:
+        return [(ahead[0] if ahead else None, list(stages))]
+    out: list[tuple[Wave | None, list[Stage]]] = []
+    left = list(stages)
+    for wave in ahead[:-1]:
+        part = within(wave, left)
+        names = {s.name for s in part}
+        left = [s for s in left if s.name not in names]
+        out.append((wave, part))
+    return [*out, (ahead[-1], left)]
+
+
 def within(wave: Wave, left: Sequence[Stage]) -> list[Stage]:
     """Those of `left` (inputs before their readers) that can be done while `wave` is on disk."""
     there, late = {s.name for s in wave.stages}, set[str]()

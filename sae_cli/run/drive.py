@@ -89,6 +89,8 @@ class _Loop:
         self.keep_going, self.on_result = keep_going, on_result
 
     def run(self) -> list[Result]:
+        if self.pool.width > 1:  # otherwise a job tells how far it is itself
+            self.context.report.begin("stages", len(self.pending), 0, "stages")
         while self.pending:
             before = len(self.pending), len(self.running)
             self._collect()
@@ -166,6 +168,8 @@ class _Loop:
     def _settle(self, result: Result) -> None:
         self.results[result.stage.name] = result
         self.pending.remove(result.stage)
+        if self.pool.width > 1:
+            self.context.report.at(len(self.results))
         if self.on_result is not None:
             self.on_result(result)
 

@@ -22,7 +22,7 @@ from sae_cli.errors import SaectlError, UsageError
 from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.jobs import coalesce
 from sae_cli.plan.spread import parts, spread
-from sae_cli.plan.waves import waves, within
+from sae_cli.plan.waves import schedule
 from sae_cli.run.command import PROGRAM, TRIES, sweep_words
 from sae_cli.run.context import Context
 from sae_cli.spec.resources import JobResources
@@ -53,9 +53,8 @@ class Step:
 
 def steps(stages: Sequence[Stage], graph: Graph, context: Context) -> list[Step]:
     """The arrays that do `stages`, in an order in which they can be submitted."""
-    spec, found, left = graph.sweep.spec, list[Step](), list(stages)
-    budget = spec.storage.budget
-    ahead = [] if budget is None else waves(graph, left, context.workspace, budget)
+    spec, found = graph.sweep.spec, list[Step]()
+    parts_of = schedule(graph, stages, context.workspace)
     latest: dict[str, tuple[str, ...]] = {}
 
     def add(kind: Kind, part: Sequence[Stage], wave: str, after: Sequence[str]) -> None:
@@ -66,18 +65,13 @@ def steps(stages: Sequence[Stage], graph: Graph, context: Context) -> list[Step]
         names = []
         for start in range(0, len(jobs), MOST_ELEMENTS):
             names.append(f"{len(found) + 1}-{kind}{wave and '-' + wave}")
-            title = f"{kind.capitalize()}{wave and ', ' + wave + ' of ' + str(len(ahead))}"
+            title = f"{kind.capitalize()}{wave and ', ' + wave + ' of ' + str(len(parts_of))}"
             some = tuple(jobs[start : start + MOST_ELEMENTS])
             found.append(Step(names[-1], title, kind, some, tuple(dict.fromkeys(after))))
         latest[kind] = tuple(names)
 
-    for number, wave in enumerate(ahead or [None], 1):
-        part = left if wave is None else within(wave, left)
-        if number == len(ahead):
-            part = left
-        names = {s.name for s in part}
-        left = [s for s in left if s.name not in names]
-        label = f"wave{number}" if len(ahead) > 1 else ""
+    for number, (_, part) in enumerate(parts_of, 1):
+        label = f"wave{number}" if len(parts_of) > 1 else ""
         for kind in KINDS:
             mine = [s for s in part if s.kind == kind]
             before = {

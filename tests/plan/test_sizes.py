@@ -11,7 +11,7 @@ from captures import Silent
 
 from sae_cli.plan.place import folder
 from sae_cli.plan.sizes import NORM_BINS, disk_bytes
-from sae_cli.run import local
+from sae_cli.run import inline
 from sae_cli.run.context import Context
 from sae_cli.store.acts import norms
 
@@ -46,7 +46,7 @@ def data_bytes(place):
 def test_planned_bytes_are_those_on_disk_within_one_percent(graph, workspace, stored, released):
     text = SWEEP.replace("DTYPE_OUT", released).replace("DTYPE", stored)
     made = graph(text)
-    results = local.run(made.stages, Context(workspace, Silent(), "cpu", lambda: False))
+    results = inline.run(made.stages, Context(workspace, Silent(), "cpu", lambda: False))
     assert {result.ending for result in results} == {"done"}
     for stage in made.stages:
         planned, there = disk_bytes(stage), data_bytes(folder(workspace, stage))

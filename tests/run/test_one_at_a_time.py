@@ -12,7 +12,7 @@ from judging import SAES, Sweep
 
 from sae_cli.plan.graph import Stage
 from sae_cli.plan.place import folder
-from sae_cli.run import local
+from sae_cli.run import inline
 from sae_cli.run.context import Context
 from sae_cli.stages.metrics import METRICS
 from sae_cli.store.weights import WEIGHTS
@@ -20,7 +20,7 @@ from sae_cli.store.weights import WEIGHTS
 
 def ran(here: Sweep, stages: Sequence[Stage]) -> None:
     context = Context(here.workspace, here.report, "cpu", lambda: False)
-    assert [r.ending for r in local.run(stages, context)] == ["done"] * len(stages)
+    assert [r.ending for r in inline.run(stages, context)] == ["done"] * len(stages)
 
 
 def recorded(here: Sweep) -> dict[str, dict[str, str]]:
