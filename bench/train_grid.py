@@ -1,9 +1,10 @@
 """N SAEs on one stored array, all at once against one after another: for `train_step.py --grid N`.
 
 Both go through the stages as the command does, in this process and one workspace, so neither pays
-for starting Python. The SAEs differ by the seed of their weights. The array is a site of the
-embedded model, or, for another d, of a random Qwen3 layer of that size that reads the same tokens:
-speed does not ask what the rows mean. Bytes read are those of the array's files that are mapped to
+for starting Python; with `--command`, both are the command, once or N times, as a user runs them.
+The SAEs differ by the seed of their weights. The array is a site of the embedded model, or, for
+another d, of a random Qwen3 layer of that size that reads the same tokens: speed does not ask what
+the rows mean. Bytes read are those of the array's files that are mapped to
 be copied.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,18 +27,20 @@ from train_peers import Setup
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from sae_cli.cli.progress import Lines
-from sae_cli.cli.session import open_sweeps
+from sae_cli.cli.session import open_sweeps, recorded_words, remember
 from sae_cli.lm import tiny
 from sae_cli.plan.graph import Stage
 from sae_cli.run import inline
 from sae_cli.run.base import Context
+from sae_cli.run.command import PROGRAM, words
 from sae_cli.store.layout import Workspace
 from sae_cli.store.tables.files import LocalFiles
 
 
-def compare(setup: Setup, count: int, tokens: int, rounds: int) -> None:
+def compare(setup: Setup, count: int, tokens: int, rounds: int, command: bool) -> None:
     """Print seconds and bytes of both ways, and the ratio: median (least to greatest). The array
     has `tokens`, and training takes two epochs."""
+    act = run_command if command else run
     with tempfile.TemporaryDirectory() as name:
         graph, context = opened(Path(name), setup, count, tokens)
         run([s for s in graph if s.kind in ("tokens", "cache")], context)
@@ -50,16 +54,18 @@ def compare(setup: Setup, count: int, tokens: int, rounds: int) -> None:
                 start = time.perf_counter()
                 with counted() as bytes_read:
                     for stages in jobs:
-                        run(stages, context)
+                        act(stages, context)
                 if number:  # the first round warms up
                     seconds[way].append(time.perf_counter() - start)
                 read[way] = sum(bytes_read)
     for way, spent in seconds.items():
-        print(f"{count} {way:<8}{statistics.median(spent):8.2f} s  {read[way] / 1e6:8.1f} MB read")
+        told = "" if command else f"  {read[way] / 1e6:8.1f} MB read"
+        print(f"{count} {way:<8}{statistics.median(spent):8.2f} s{told}")
     ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
+    bytes_told = "" if command else f", {read['in turn'] / read['at once']:.2f} in bytes"
     print(
         f"in turn / at once: {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
-        f"{max(ratios):.2f}) in time, {read['in turn'] / read['at once']:.2f} in bytes"
+        f"{max(ratios):.2f}) in time{bytes_told}"
     )
 
 
@@ -82,7 +88,14 @@ def opened(folder: Path, setup: Setup, count: int, tokens: int) -> tuple[list[St
     path.write_text(json.dumps(sweep))
     workspace = Workspace(folder / "store")
     (found,) = open_sweeps(path, None, None, workspace, online=False)
-    context = Context(workspace, Lines(quiet=True), setup.device, lambda: False)
+    remember(found.graph, workspace)
+    context = Context(
+        workspace,
+        Lines(quiet=True),
+        setup.device,
+        lambda: False,
+        sweep=recorded_words(found.graph, workspace, ()),
+    )
     return list(found.graph.stages), context
 
 
@@ -91,6 +104,11 @@ def run(stages: list[Stage], context: Context) -> None:
     for result in inline.run(stages, context):
         if result.ending != "done":
             raise SystemExit(f"{result.stage.name} {result.ending}: {result.cause}")
+
+
+def run_command(stages: list[Stage], context: Context) -> None:
+    """The same as the command, in a process of its own."""
+    subprocess.run([*PROGRAM, *words(stages, context)], check=True, capture_output=True)
 
 
 @contextmanager

@@ -4,7 +4,7 @@
         [--batch 4096] [--threads 2] [--rounds 7] [--device cpu] [--only NAME ...] [--no-memory]
         [--clock wall|cpu]
     python bench/train_step.py --fvu 1000 [--lr 0.0003 0.001 0.003] [sizes as above]
-    python bench/train_step.py --grid 6 [--tokens 200000] [--d 64] [--d-sae 512] [--batch 2048]
+    python bench/train_step.py --grid 6 [--command] [--tokens 200000] [--d 64] [--d-sae 512]
 
 `make bench-peers` makes an environment with the peers (`train_peers`) and runs the first line in
 it; a peer that is not installed is left out, with a line that says so.
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, nargs="+", default=[None])
     parser.add_argument("--grid", type=int, metavar="N")
     parser.add_argument("--tokens", type=int, default=200_000, help="of --grid's array")
+    parser.add_argument("--command", action="store_true", help="--grid: start the command")
     parser.add_argument("--memory-of", choices=list(contenders()), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -89,7 +90,7 @@ def main() -> None:
         f"{args.device}, {args.threads} threads, {args.clock} clock, load {os.getloadavg()[0]:.1f}"
     )
     if args.grid:
-        train_grid.compare(setup, args.grid, args.tokens, args.rounds)
+        train_grid.compare(setup, args.grid, args.tokens, args.rounds, args.command)
     elif args.fvu:
         print_quality(setup, args.only, args.lr)
     else:
