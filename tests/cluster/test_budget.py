@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from suiterun import SUITE
 def activations(store: Path) -> int:
     """Bytes of activations that are on disk."""
     total = 0
-    for path in store.glob("cache/*/activations.zarr/**/*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue  # freed just now
+    for folder in store.glob("cache/*/activations.zarr"):
+        for place, _, names in os.walk(folder):  # passes over what is freed meanwhile
+            for name in names:
+                with suppress(FileNotFoundError):
+                    total += (Path(place) / name).stat().st_size
     return total
 
 
@@ -39,7 +40,7 @@ def test_a_third_of_the_bytes_is_never_exceeded_and_nothing_else_changes(
             if freed and list(saectl.store.glob("train/*/claim")) and not killed:
                 run.send_signal(signal.SIGKILL)  # in the second wave, or later
                 killed = True
-        said = run.communicate()[0]
+        said = run.communicate(timeout=600)[0]
         if run.returncode == 0:
             break
         assert run.returncode == -signal.SIGKILL, said
@@ -51,18 +52,13 @@ def test_a_third_of_the_bytes_is_never_exceeded_and_nothing_else_changes(
     saectl("status", "--check")
     rows = saectl.sweep("plan", SUITE)["stages"]
     assert {row["action"] for row in rows} == {"skip"}
-    once = [json.loads(line) for p in there.stages("cache") for line in _logs(p)]
-    assert len(once) == len(there.stages("cache")), "a wave was captured twice"
-
-
-def _logs(stage: Path) -> list[str]:
-    text = (stage / "log.txt").read_text()
-    return ["1" for line in text.splitlines() if ": 0 of" in line]
+    begun = [(stage / "log.txt").read_text().count(": 0 of") for stage in there.stages("cache")]
+    assert begun == [1] * 12, "a wave was captured twice"
 
 
 def test_what_no_wave_can_hold_is_refused_before_anything_runs(saectl: Saectl) -> None:
     said = saectl("run", SUITE, "--set", "storage.budget=10MB", code=1).stderr
-    assert "storage.budget is 10 MB" in said and "alone takes 16.9 MB" in said
+    assert "storage.budget is 10 MB" in said and "resid_post" in said and "alone takes" in said
     assert not list(saectl.store.glob("*/*/spec.json"))
 
 
