@@ -30,7 +30,7 @@ _COLOURS = {
     "running": "cyan",
     "stale": "yellow",
     "pending": "yellow",
-    "absent": "dim",
+    "waiting": "dim",
     "evicted": "dim",
     "ok": "green",
     "passed over": "dim",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -44,13 +46,12 @@ def status(
         if json:
             plans.append(as_plan(opened, rows, workspace, times=times))
             continue
-        done = sum(r.action == "skip" for r in rows)
-        print(f"{opened.graph.sweep.spec.name}: {done} of {len(rows)} stages done")
+        print(f"{opened.graph.sweep.spec.name}: {_counted(rows)}")
         render.table(
             ["stage", "name", "key", "status", ""],
             [
                 (
-                    *(r.stage.kind, r.stage.slug, r.stage.key, r.state.status),
+                    *(r.stage.kind, r.stage.slug, r.stage.key, _word(r)),
                     _detail(r, workspace, times.get(r.stage.name)),
                 )
                 for r in rows
@@ -59,6 +60,18 @@ def status(
     if json:
         print(PlanOutput(sweeps=tuple(plans)).model_dump_json(indent=2))
     return WORK_FOUND if check and work else OK
+
+
+def _counted(rows: Sequence[Row]) -> str:
+    """How many stages stand where: `12 of 62 stages done, 2 running, 48 waiting`."""
+    others = Counter(_word(r) for r in rows if r.action != "skip")
+    parts = [f", {n} {word}" for word, n in others.items()]
+    return f"{sum(r.action == 'skip' for r in rows)} of {len(rows)} stages done{''.join(parts)}"
+
+
+def _word(row: Row) -> str:
+    """Where a stage stands; one that was never begun waits."""
+    return "waiting" if row.state.status is Status.ABSENT else str(row.state.status)
 
 
 def _detail(row: Row, workspace: Workspace, forecast: float | None) -> str:
@@ -83,4 +96,4 @@ def _detail(row: Row, workspace: Workspace, forecast: float | None) -> str:
         return f"{state.cause}  (log: {state.log})"
     if state.status is Status.PENDING:
         return f"{step}interrupted; the next run goes on"
-    return row.reason if row.action != "run" else ""
+    return row.reason if row.action != "skip" else ""
