@@ -47,21 +47,27 @@ def waves(graph: Graph, stages: Collection[Stage], workspace: Workspace, budget:
     read = {d.name for s in stages if s.kind == "train" for d in s.deps.values()}
     read |= {s.name for s in stages}
     wanted = [s for s in graph.of("cache") if s.name in read]
-    there = {s.name for s in graph.of("cache") if _begun(s, workspace)}
-    kept = sum(_size(s) for s in graph.of("cache") if s.name in there and s not in wanted)
+    arrays = graph.of("cache")
+    there = {s.name for s in arrays if _begun(s, workspace)}
     groups = _together(wanted, [s for s in stages if s.kind == "train"])
-    begun = [s for group in groups for s in group if any(t.name in there for t in group)]
-    first = Wave(tuple(s for s in wanted if s in begun), sum(map(_size, begun)), begun=True)
-    if first.bytes + kept > budget:  # what is there anyway can be used; nothing may be added
-        begun = [s for s in begun if state(folder(workspace, s)).status is Status.DONE]
-        first = Wave(tuple(begun), sum(map(_size, begun)), begun=True)
-    out = [first] if first.stages else []
-    rest = [group for group in groups if not any(s in first.stages for s in group)]
-    for group in rest:
-        _refuse_too_large(group, budget, kept, graph, there)
-    for shared in coalesce([s for group in rest for s in group]):  # those of one forward
-        mine = [group for group in rest if group[0] in shared.stages]
-        out += _cut(mine, budget - kept)
+    begun = [group for group in groups if any(s.name in there for s in group)]
+    others = sum(_size(s) for s in arrays if s.name in there and s not in wanted)
+    if sum(map(_total, begun)) + others > budget:  # nothing may be added: use what is complete
+        done = {s.name for s in wanted if state(folder(workspace, s)).status is Status.DONE}
+        begun = [group for group in begun if all(s.name in done for s in group)]
+    rest = [group for group in groups if group not in begun]
+    parts = [group for group in rest if any(s.name in there for s in group)]
+    for group in parts:  # one by one, beside what is there of the others
+        beside = sum(_size(s) for g in parts for s in g if s.name in there and g is not group)
+        _refuse_too_large(group, budget, others + beside, graph, there)
+    fresh = [group for group in rest if group not in parts]
+    for group in fresh:
+        _refuse_too_large(group, budget, others, graph, there)
+    first = [s for group in begun for s in group]
+    out = [Wave(tuple(s for s in wanted if s in first), _total(first), True)] if first else []
+    out += [Wave(group, _total(group), True) for group in parts]
+    for shared in coalesce([s for group in fresh for s in group]):  # those of one forward
+        out += _cut([group for group in fresh if group[0] in shared.stages], budget - others)
     return out
 
 
@@ -105,7 +111,7 @@ def _cut(groups: Sequence[tuple[Stage, ...]], budget: int) -> list[Wave]:
     for end in range(1, len(line) + 1):
         size, found = 0, []
         for start in range(end - 1, -1, -1):
-            size += sum(map(_size, line[start]))
+            size += _total(line[start])
             if size > budget:
                 break
             cost, count, _ = best[start]
@@ -116,7 +122,7 @@ def _cut(groups: Sequence[tuple[Stage, ...]], budget: int) -> list[Wave]:
         start = best[end][2]
         cuts.append(tuple(s for group in line[start:end] for s in group))
         end = start
-    return [Wave(stages, sum(map(_size, stages))) for stages in reversed(cuts)]
+    return [Wave(stages, _total(stages)) for stages in reversed(cuts)]
 
 
 def _together(caches: Sequence[Stage], trains: Sequence[Stage]) -> list[tuple[Stage, ...]]:
@@ -130,6 +136,10 @@ def _together(caches: Sequence[Stage], trains: Sequence[Stage]) -> list[tuple[St
                 home.update({s.name: read[0] for s in other})
     groups = {id(group): group for group in home.values()}
     return [tuple(group) for group in groups.values()]
+
+
+def _total(group: Sequence[Stage]) -> int:
+    return sum(map(_size, group))
 
 
 def _deepest(group: Sequence[Stage]) -> int:
@@ -155,7 +165,7 @@ def _size(stage: Stage) -> int:
 def _refuse_too_large(
     group: Sequence[Stage], budget: int, kept: int, graph: Graph, there: Collection[str]
 ) -> None:
-    size, names = sum(map(_size, group)), " and ".join(s.name for s in group)
+    size, names = _total(group), " and ".join(s.name for s in group)
     if size > budget:
         raise SaectlError(
             f"storage.budget is {told(budget)}, and {names} alone take{'s' * (len(group) == 1)} "

@@ -46,6 +46,7 @@ def run(
         _make_room(free, left, context)
         ahead = waves(graph, left, context.workspace, budget)
         part = within(ahead[0], left) if ahead else left
+        assert part, "a wave has something to do"
         if ahead:
             many = f", the first of {len(ahead)} waves" if len(ahead) > 1 else ""
             names = ", ".join(s.slug for s in ahead[0].stages)

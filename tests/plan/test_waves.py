@@ -175,3 +175,19 @@ def test_a_capture_keeps_as_many_busy_as_it_has_parts(graph):
     made = graph(SUITE, "cache.part_tokens=16384")
     assert [parts(s) for s in made.of("cache")] == [2] * 8
     assert {parts(s) for s in made.stages if s.kind != "cache"} == {1}
+
+
+def test_a_pair_of_which_one_is_there_is_done_first_or_refused_never_cut(graph, workspace, finish):
+    made = graph(PAIRED)
+    at = {(s.work.layer, s.work.site): s for s in made.of("cache")}
+    one, other = at[0, "mlp_in"], at[0, "mlp_out"]
+    finish([one])
+    trio = 3 * size(one)
+    with pytest.raises(SaectlError, match="alone take"):
+        waves(made, made.stages, workspace, size(one) + RECORDS)
+    first, *_ = waves(made, made.stages, workspace, trio)
+    assert first.begun and {one, other} <= set(first.stages)
+    train = [s for s in made.of("train") if one.name in {d.name for d in s.deps.values()}]
+    finish(made.of("tokens"))
+    for wave in waves(made, [other, *train], workspace, 2 * size(one)):
+        assert set(within(wave, [other, *train])) == {other, *train}
