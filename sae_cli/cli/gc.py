@@ -9,11 +9,11 @@ from sae_cli.cli import options as o
 from sae_cli.cli import render
 from sae_cli.cli.output import FreeLine, GcOutput
 from sae_cli.cli.session import open_sweeps, recorded
-from sae_cli.errors import FAILED, OK, Blocked, StoreError
+from sae_cli.errors import FAILED, OK, Blocked, SaectlError, StoreError
 from sae_cli.plan.graph import Graph
 from sae_cli.plan.place import folder
 from sae_cli.store.layout import StageDir, Workspace, size_of
-from sae_cli.store.records.evict import evict
+from sae_cli.store.records.evict import evict, half_evicted
 from sae_cli.store.records.ledger import read_done
 from sae_cli.store.records.space import told
 from sae_cli.store.records.status import Status, state
@@ -42,7 +42,7 @@ def gc(
         _sort(opened.graph, workspace, done, needed)
     named = _needed_by_any(workspace, needed)
     if spec is None and model is None:
-        done |= {p.key: p for p in workspace.stages("cache") if state(p).status is Status.DONE}
+        done |= {p.key: p for p in workspace.stages("cache") if _finished(p)}
     unneeded = [place for key, place in done.items() if key not in needed]
     free = [place for place in unneeded if not readers(place, ["train"])]
     lines = [_line(place, place.key in named) for place in free]
@@ -70,18 +70,18 @@ def gc(
     return FAILED if left else OK
 
 
-def free_unneeded(graph: Graph, workspace: Workspace, kept: Collection[str]) -> list[str]:
+def free_unneeded(
+    graph: Graph, workspace: Workspace, kept: Collection[str], given_up: Collection[str] = ()
+) -> list[str]:
     """Free activations of a sweep that nothing of the workspace needs, but for those named `kept`.
 
-    Returns the names of those that somebody is at just now. Raises StoreError when one can't be
-    deleted.
+    Trainings named in `given_up` need none: they failed. Returns the names of activations that
+    somebody is freeing, or at, just now. Raises StoreError when some can't be deleted.
     """
     done: dict[str, StageDir] = {}
     needed = {s.key for s in graph.of("cache") if s.name in kept}
-    _sort(graph, workspace, done, needed)
-    if done.keys() <= needed:
-        return []
-    _needed_by_any(workspace, needed)
+    _sort(graph, workspace, done, needed, given_up)
+    _needed_by_any(workspace, needed, given_up)
     busy = []
     for key, place in done.items():
         if key not in needed:
@@ -92,12 +92,20 @@ def free_unneeded(graph: Graph, workspace: Workspace, kept: Collection[str]) -> 
     return busy
 
 
-def _needed_by_any(workspace: Workspace, needed: set[str]) -> dict[str, StageDir]:
+def _needed_by_any(
+    workspace: Workspace, needed: set[str], given_up: Collection[str] = ()
+) -> dict[str, StageDir]:
     """Adds to `needed` what any recorded sweep still reads; returns what they name and is done."""
     named: dict[str, StageDir] = {}
     for path in recorded(workspace):
-        (opened,) = open_sweeps(path, None, None, workspace, online=False)
-        _sort(opened.graph, workspace, named, needed)
+        try:
+            (opened,) = open_sweeps(path, None, None, workspace, online=False)
+        except SaectlError as e:
+            raise SaectlError(
+                f"{path} can't be opened, so what it needs is not known: {e.what}",
+                hint=f"mend it, or delete {path.parent} to forget that sweep",
+            ) from e
+        _sort(opened.graph, workspace, named, needed, given_up)
     return named
 
 
@@ -124,12 +132,25 @@ def _line(place: StageDir, named: bool) -> FreeLine:
     )
 
 
-def _sort(graph: Graph, workspace: Workspace, done: dict[str, StageDir], needed: set[str]) -> None:
-    """Adds to `done` the finished activations of a sweep, to `needed` those it still reads."""
+def _sort(
+    graph: Graph,
+    workspace: Workspace,
+    done: dict[str, StageDir],
+    needed: set[str],
+    given_up: Collection[str] = (),
+) -> None:
+    """Adds to `done` the activations of a sweep that are finished, or half deleted, and to `needed`
+    those it still reads."""
     for stage in graph.of("cache"):
         place = folder(workspace, stage)
-        if state(place).status is Status.DONE:
+        if _finished(place):
             done[stage.key] = place
-        readers = [s for s in graph.dependants(stage) if s.kind == "train"]
+        readers = [
+            s for s in graph.dependants(stage) if s.kind == "train" and s.name not in given_up
+        ]
         if any(state(folder(workspace, s)).status is not Status.DONE for s in readers):
             needed.add(stage.key)
+
+
+def _finished(place: StageDir) -> bool:
+    return state(place).status is Status.DONE or half_evicted(place)

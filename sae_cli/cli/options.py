@@ -87,6 +87,14 @@ Executor = Annotated[
     Where,
     typer.Option("--executor", help="Where jobs run: on this machine, or on a cluster."),
 ]
+Worker = Annotated[
+    bool,
+    typer.Option(
+        "--worker",
+        hidden=True,
+        help="Started by an executor: do what --only names, record no sweep, free nothing.",
+    ),
+]
 RenderOnly = Annotated[
     bool,
     typer.Option("--render-only", help="With --executor slurm: write its scripts, submit nothing."),

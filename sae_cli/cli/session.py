@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sae_cli.errors import SaectlError, UsageError
 from sae_cli.plan.graph import Graph, build
@@ -99,9 +100,14 @@ def recorded(workspace: Workspace) -> list[Path]:
 
 
 def recorded_words(graph: Graph, workspace: Workspace, sets: Sequence[str]) -> tuple[str, ...]:
-    """The words of a command line that name the sweep as `remember` keeps it."""
-    record = workspace.run_dir(graph.sweep.spec.name) / RECORD
-    return (str(record.resolve()), *(word for given in sets for word in ("--set", given)))
+    """The words of a command line that name this very sweep, whatever its name means later: a copy
+    of what `remember` keeps is put aside under a digest of its content."""
+    record = _plain(graph)
+    name = f"sweep-{_digest(record)}.json"
+    place = workspace.run_dir(graph.sweep.spec.name) / name
+    if read_json(place) != record:
+        write_json(place, record)
+    return (str(place.resolve()), *(word for given in sets for word in ("--set", given)))
 
 
 def remember(graph: Graph, workspace: Workspace) -> str | None:
@@ -110,6 +116,22 @@ def remember(graph: Graph, workspace: Workspace) -> str | None:
     An earlier sweep of the same name is kept too, under another file name, which is returned:
     the workspace's records now mean the new one.
     """
+    view = workspace.run_dir(graph.sweep.spec.name)
+    view.mkdir(parents=True, exist_ok=True)
+    record = _plain(graph)
+    earlier = read_json(view / RECORD)
+    if earlier == record:
+        return None
+    aside = None
+    if earlier is not None:
+        aside = f"earlier-{_digest(earlier)}.json"
+        write_json(view / aside, earlier)
+    write_json(view / RECORD, record)
+    return aside
+
+
+def _plain(graph: Graph) -> Any:
+    """A pinned sweep as a sweep file holds it."""
     sweep = graph.sweep
     plain = sweep.spec.model_dump(mode="json", exclude_unset=True)
     plain["data"] = sweep.spec.data.model_dump(mode="json")
@@ -117,16 +139,8 @@ def remember(graph: Graph, workspace: Workspace) -> str | None:
         name: model.model_dump(mode="json", exclude_none=True)
         for name, model in sweep.models.items()
     }
-    view = workspace.run_dir(sweep.spec.name)
-    view.mkdir(parents=True, exist_ok=True)
-    record = json.loads(json.dumps(plain))
-    earlier = read_json(view / RECORD)
-    if earlier == record:
-        return None
-    aside = None
-    if earlier is not None:
-        text = json.dumps(earlier, sort_keys=True).encode()
-        aside = f"earlier-{hashlib.sha256(text).hexdigest()[:8]}.json"
-        write_json(view / aside, earlier)
-    write_json(view / RECORD, record)
-    return aside
+    return json.loads(json.dumps(plain))
+
+
+def _digest(record: Any) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]

@@ -19,7 +19,7 @@ from sae_cli.errors import FAILED, OK, SaectlError, UsageError
 from sae_cli.plan.choose import Choice, choose
 from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.place import folder
-from sae_cli.plan.reason import explain
+from sae_cli.plan.reason import Row, explain
 from sae_cli.plan.room import refusal, room
 from sae_cli.report.elbow import elbows
 from sae_cli.report.results import rows as result_rows
@@ -30,6 +30,7 @@ from sae_cli.run.executors import pool_for
 from sae_cli.run.signals import stop_requests
 from sae_cli.spec.work import Kind
 from sae_cli.store.layout import Workspace
+from sae_cli.store.records.ledger import is_done
 from sae_cli.store.records.space import free_bytes, told
 from sae_cli.store.records.status import Status
 
@@ -52,6 +53,7 @@ class _Wish:
     executor: o.Where
     jobs: int | None
     render_only: bool
+    worker: bool
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
         executor: o.Executor = o.Where.LOCAL,
         jobs: o.Jobs = None,
         render_only: o.RenderOnly = False,
+        worker: o.Worker = False,
         json: o.Json = False,
         quiet: o.Quiet = False,
         verbose: o.Verbose = False,
@@ -97,6 +100,7 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
         wish = _Wish(
             kind, only or (), named, force, force_downstream,
             keep_going, yes, sets or (), quiet or json, verbose, executor, jobs, render_only,
+            worker,
         )  # fmt: skip
         _refuse_senseless(wish)
         if dry_run:
@@ -135,7 +139,11 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
             f"{blocked[0].stage.name}: {blocked[0].reason}",
             hint="leave out --only, or choose with it what is needed too",
         )
-    todo = [r.stage for r in rows if r.action in ("run", "wait")]
+    todo = [
+        r.stage
+        for r in rows
+        if r.action in ("run", "wait") or (wish.worker and _freed_but_read(r, graph, workspace))
+    ]
     for row in rows:
         if row.action == "skip":
             tidy(folder(workspace, row.stage))
@@ -145,7 +153,7 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
     if not todo:
         return _Outcome(graph, chosen, [], len(blocked), freed)
     report = reporter(quiet=wish.quiet)
-    if wish.named:
+    if wish.named and not wish.worker:
         aside = remember(graph, workspace)
         if aside is not None:
             report.note(
@@ -169,21 +177,33 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
             if wish.executor is o.Where.SLURM:
                 _hand_over(todo, graph, context, wish)
                 return _Outcome(graph, chosen, [], len(blocked), freed, handed_over=True)
-            pool = pool_for(wish.executor, wish.jobs, graph, context)
+            pool = pool_for(wish.executor, wish.jobs, graph, todo, context)
             execute = partial(
                 drive.run,
                 context=context,
                 pool=pool,
                 keep_going=wish.keep_going,
+                wait=not wish.worker,
                 on_result=lambda r: report.note(_line(r)),
             )
-            free = partial(free_unneeded, graph, workspace)
-            results = waves.run(todo, graph, context, execute, free, keep_going=wish.keep_going)
+            if wish.worker:
+                results = execute(todo)
+            else:
+                free = partial(free_unneeded, graph, workspace)
+                results = waves.run(todo, graph, context, execute, free, keep_going=wish.keep_going)
     finally:
         report.close()
         here = [folder(workspace, s) for s in graph.stages]
         workspace.link_run(graph.sweep.spec.name, [d for d in here if d.path.is_dir()])
     return _Outcome(graph, chosen, results, len(blocked), freed)
+
+
+def _freed_but_read(row: Row, graph: Graph, workspace: Workspace) -> bool:
+    """Whether activations were freed that a training of the sweep still needs."""
+    readers = [s for s in graph.dependants(row.stage) if s.kind == "train"]
+    return row.state.status is Status.EVICTED and not all(
+        is_done(folder(workspace, s)) for s in readers
+    )
 
 
 def _refuse_senseless(wish: _Wish) -> None:
@@ -207,6 +227,7 @@ def _hand_over(todo: Sequence[Stage], graph: Graph, context: Context, wish: _Wis
     place, steps = slurm.render(todo, graph, context)
     ids = {} if wish.render_only else slurm.submit(place)
     if wish.quiet:
+        print(f"slurm: {place}" + "".join(f"\n{n}: {i}" for n, i in ids.items()), file=sys.stderr)
         return
     render.table(
         ["step", "jobs", "after", "id"],

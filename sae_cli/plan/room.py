@@ -15,7 +15,9 @@ from sae_cli.plan.reason import Row
 from sae_cli.spec.base import Frozen
 from sae_cli.spec.work import CacheWork
 from sae_cli.store.layout import Workspace, size_of
+from sae_cli.store.records.evict import half_evicted
 from sae_cli.store.records.space import free_bytes, told, used_bytes
+from sae_cli.store.records.status import Status, state
 
 _WRITERS = ("tokens", "cache", "train")
 """Kinds that take room worth asking for."""
@@ -78,8 +80,11 @@ def room(graph: Graph, rows: Sequence[Row], workspace: Workspace) -> Room:
 
 def refusal(graph: Graph, workspace: Workspace, stages: Sequence[Stage]) -> str | None:
     """Why the quota of a sweep leaves no room for what `stages` write, or None if it does."""
-    quota = graph.sweep.spec.quota
     mine = [s for s in stages if s.kind in _WRITERS]
+    crowded = _over_budget(graph, workspace, mine)
+    if crowded is not None:
+        return crowded
+    quota = graph.sweep.spec.quota
     if quota is None or not mine:
         return None
     here = (s for s in mine if bucket(workspace, s) is None)
@@ -95,6 +100,29 @@ def refusal(graph: Graph, workspace: Workspace, stages: Sequence[Stage]) -> str 
         + (f" ({kinds})" if kinds else "")
         + ": saectl gc frees activations that nothing needs any more; or raise `quota`"
     )
+
+
+def _over_budget(graph: Graph, workspace: Workspace, mine: Sequence[Stage]) -> str | None:
+    """Why what `mine` captures does not fit the sweep's budget, beside what is there already."""
+    budget, names = graph.sweep.spec.storage.budget, {s.name for s in mine if s.kind == "cache"}
+    if budget is None or not names:
+        return None
+    there = [s for s in graph.of("cache") if s.name in names or begun(s, workspace)]
+    taken = sum(disk_bytes(s) or 0 for s in there)
+    if taken <= budget:
+        return None
+    kept = ", ".join(s.name for s in there if s.name not in names)
+    return (
+        f"storage.budget is {told(budget)}, and with what is kept ({kept or 'nothing'}) "
+        f"activations would take {told(taken)}: the trainings that read those must end first"
+    )
+
+
+def begun(stage: Stage, workspace: Workspace) -> bool:
+    """Whether activations are on disk, all or in part."""
+    place = folder(workspace, stage)
+    status = state(place).status
+    return status is not Status.ABSENT and (status is not Status.EVICTED or half_evicted(place))
 
 
 def bucket(workspace: Workspace, stage: Stage) -> str | None:

@@ -18,6 +18,7 @@ from sae_cli.errors import SaectlError
 from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.jobs import coalesce, disk_bytes
 from sae_cli.plan.place import folder
+from sae_cli.plan.room import begun
 from sae_cli.spec.work import CacheWork
 from sae_cli.store.layout import Workspace
 from sae_cli.store.records.space import told
@@ -48,14 +49,14 @@ def waves(graph: Graph, stages: Collection[Stage], workspace: Workspace, budget:
     read |= {s.name for s in stages}
     wanted = [s for s in graph.of("cache") if s.name in read]
     arrays = graph.of("cache")
-    there = {s.name for s in arrays if _begun(s, workspace)}
+    there = {s.name for s in arrays if begun(s, workspace)}
     groups = _together(wanted, [s for s in stages if s.kind == "train"])
-    begun = [group for group in groups if any(s.name in there for s in group)]
+    open_ = [group for group in groups if any(s.name in there for s in group)]
     others = sum(_size(s) for s in arrays if s.name in there and s not in wanted)
-    if sum(map(_total, begun)) + others > budget:  # nothing may be added: use what is complete
+    if sum(map(_total, open_)) + others > budget:  # nothing may be added: use what is complete
         done = {s.name for s in wanted if state(folder(workspace, s)).status is Status.DONE}
-        begun = [group for group in begun if all(s.name in done for s in group)]
-    rest = [group for group in groups if group not in begun]
+        open_ = [group for group in open_ if all(s.name in done for s in group)]
+    rest = [group for group in groups if group not in open_]
     parts = [group for group in rest if any(s.name in there for s in group)]
     for group in parts:  # one by one, beside what is there of the others
         beside = sum(_size(s) for g in parts for s in g if s.name in there and g is not group)
@@ -63,7 +64,7 @@ def waves(graph: Graph, stages: Collection[Stage], workspace: Workspace, budget:
     fresh = [group for group in rest if group not in parts]
     for group in fresh:
         _refuse_too_large(group, budget, others, graph, there)
-    first = [s for group in begun for s in group]
+    first = [s for group in open_ for s in group]
     out = [Wave(tuple(s for s in wanted if s in first), _total(first), True)] if first else []
     out += [Wave(group, _total(group), True) for group in parts]
     for shared in coalesce([s for group in fresh for s in group]):  # those of one forward
@@ -144,11 +145,6 @@ def _total(group: Sequence[Stage]) -> int:
 
 def _deepest(group: Sequence[Stage]) -> int:
     return max(s.work.layer for s in group if isinstance(s.work, CacheWork))
-
-
-def _begun(stage: Stage, workspace: Workspace) -> bool:
-    status = state(folder(workspace, stage)).status
-    return status not in (Status.ABSENT, Status.EVICTED)
 
 
 def _size(stage: Stage) -> int:

@@ -33,7 +33,7 @@ def words(stages: Sequence[Stage], context: Context) -> list[str]:
     return [
         *sweep_words(context),
         *(word for stage in stages for word in ("--only", stage.key)),
-        *(["--force"] if stages[0].name in context.force else []),
+        *(["--force"] if _anew(stages[0], context) else []),
         *(["--quiet"] if context.quiet else []),
     ]
 
@@ -42,14 +42,21 @@ def sweep_words(context: Context) -> list[str]:
     """The words that name the sweep and the workspace, wherever they are said."""
     assert context.sweep, "the sweep is recorded before its stages run"
     root = str(context.workspace.root.resolve())
-    return [*context.sweep, "--store", root, "--keep-going", "--yes"]
+    return [*context.sweep, "--store", root, "--keep-going", "--yes", "--worker"]
 
 
 def unforced(stages: Sequence[Stage], context: Context) -> list[tuple[Stage, ...]]:
-    """`stages` in parts that are forced all or none."""
-    forced = tuple(s for s in stages if s.name in context.force)
-    rest = tuple(s for s in stages if s.name not in context.force)
+    """`stages` in parts that are done anew all or none."""
+    anew = {s.name for s in stages if _anew(s, context)}
+    forced = tuple(s for s in stages if s.name in anew)
+    rest = tuple(s for s in stages if s.name not in anew)
     return [part for part in (forced, rest) if part]
+
+
+def _anew(stage: Stage, context: Context) -> bool:
+    """Whether a stage is to be done again although it was done: it is forced, or was freed."""
+    status = state(folder(context.workspace, stage)).status
+    return stage.name in context.force or status is Status.EVICTED
 
 
 def outcome(stage: Stage, place: StageDir, seconds: float, since: float = 0.0) -> Result:
@@ -58,9 +65,10 @@ def outcome(stage: Stage, place: StageDir, seconds: float, since: float = 0.0) -
     A failure that was recorded before `since` (seconds since 1970) is not its. One that left no
     record has no cause.
     """
-    if is_done(place):
+    status = state(place).status
+    if is_done(place) or status is Status.EVICTED:  # done, and freed by another run already
         return Result(stage, "done", place.path, seconds=seconds)
-    if state(place).status is Status.RUNNING:
+    if status is Status.RUNNING:
         return Result(stage, "busy", place.path, f"{stage.name} is another process's")
     try:
         record = read_json(place.failed) or {}
@@ -102,4 +110,5 @@ def _last_line(log: Path) -> str:
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return f"and no log at {log}"
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), f"see {log}")
+    said = [line.strip()[:300] for line in reversed(lines) if line.strip()]
+    return next((line for line in said if line.startswith("error:")), [*said, f"see {log}"][0])

@@ -58,17 +58,25 @@ def run(
     pool: Pool,
     *,
     keep_going: bool = False,
+    wait: bool = True,
     on_result: Callable[[Result], None] | None = None,
 ) -> list[Result]:
     """Run `stages` (in an order in which they can run) and return how each ended.
 
     A stage that another process holds is waited for: when that process finishes, it counts as
     skipped; when it dies, the stage is taken over. After a failure the rest is left, or, with
-    `keep_going`, all that does not depend on it is done. Raises Interrupted on a stop, once what
-    was handed over has saved and left.
+    `keep_going`, all that does not depend on it is done. Without `wait`, what others hold is left
+    to them, and has no result. Raises Interrupted on a stop, once what was handed over has saved
+    and left.
     """
     refuse_unfit(stages)
-    return _Loop(stages, context, pool, keep_going, on_result).run()
+    loop = _Loop(stages, context, pool, keep_going, wait, on_result)
+    try:
+        return loop.run()
+    except BaseException:
+        for work in loop.running:
+            work.ask()
+        raise
 
 
 class _Loop:
@@ -78,6 +86,7 @@ class _Loop:
         context: Context,
         pool: Pool,
         keep_going: bool,
+        wait: bool,
         on_result: Callable[[Result], None] | None,
     ) -> None:
         self.results: dict[str, Result] = {}
@@ -86,12 +95,12 @@ class _Loop:
         self.told: set[str] = set()
         self.asked = False
         self.context, self.pool = context, pool
-        self.keep_going, self.on_result = keep_going, on_result
+        self.keep_going, self.wait, self.on_result = keep_going, wait, on_result
 
     def run(self) -> list[Result]:
         if self.pool.width > 1:  # otherwise a job tells how far it is itself
             self.context.report.begin("stages", len(self.pending), 0, "stages")
-        while self.pending:
+        while self.pending or self.running:
             before = len(self.pending), len(self.running)
             self._collect()
             if self.context.stop():
@@ -101,6 +110,8 @@ class _Loop:
             if self._over() and not self.running:
                 break
             if (len(self.pending), len(self.running)) == before:
+                if not (self.wait or self.running or self._shared_pending()):
+                    break
                 time.sleep(POLL_S)
         return list(self.results.values())
 
@@ -126,10 +137,9 @@ class _Loop:
                 if self.context.stop() or self._over():
                     return
                 work = self.pool.start(part)
-                if work is None:
-                    return
-                self.running.append(work)
-                self._collect()
+                if work is not None:
+                    self.running.append(work)
+                    self._collect()
         self._help()
 
     def _idle(self) -> list[Stage]:
@@ -143,11 +153,16 @@ class _Loop:
             first = work.stages[0]
             there = sum(other.stages == work.stages for other in self.running)
             most = min(self.pool.width, parts(first)) if first.kind in SHARED else 1
-            if there < most and first.name in self._names():
+            forced = any(s.name in self.context.force for s in work.stages)
+            if there < most and first.name in self._names() and not forced:
                 more = self.pool.start(work.stages)
                 if more is None:
                     return
                 self.running.append(more)
+
+    def _shared_pending(self) -> bool:
+        """Whether something is left that several processes work on: it may have parts for us."""
+        return any(s.kind in SHARED for s in self.pending)
 
     def _names(self) -> set[str]:
         return {s.name for s in self.pending}
@@ -181,8 +196,18 @@ class _Loop:
     def _ready(self, stage: Stage) -> bool:
         """Whether the inputs of `stage` are there; settles it as blocked if they never will be."""
         place = folder(self.context.workspace, stage)
-        if stage.name not in self.context.force and is_done(place):
-            return True  # whoever gets it will say so
+        if stage.name not in self.context.force:
+            if is_done(place):
+                return True  # whoever gets it will say so
+            if stage.kind == "cache" and self._freed_meanwhile(stage):
+                self._settle(Result(stage, "skipped", place.path))
+                return False
+            if self.pool.width > 1 and stage.kind not in SHARED:
+                here = state(place)
+                if here.status is Status.RUNNING:  # whoever gets it would only wait
+                    said = f"{stage.name} is {here.host} pid {here.pid}'s"
+                    self._wait_for(Result(stage, "busy", place.path, said))
+                    return False
         for dep in stage.deps.values():
             if dep.name in self._names():
                 return False
@@ -196,3 +221,17 @@ class _Loop:
             self._settle(Result(stage, "blocked", place.path, f"needs {dep.name}, which {why}"))
             return False
         return True
+
+    def _freed_meanwhile(self, stage: Stage) -> bool:
+        """Whether another run has done all that reads these activations, and freed them."""
+        workspace = self.context.workspace
+        if state(folder(workspace, stage)).status is not Status.EVICTED:
+            return False
+        readers = [
+            s
+            for s in self.pending
+            if s.kind == "train" and any(d.name == stage.name for d in s.deps.values())
+        ]
+        return bool(readers) and all(
+            s.name not in self.context.force and is_done(folder(workspace, s)) for s in readers
+        )

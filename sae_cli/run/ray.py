@@ -39,9 +39,37 @@ class Ray:
         self.lost: Counter[str] = Counter()
         self._ray = _connected()
         self._running: list[_Task] = []
-        there = self._ray.cluster_resources()
-        self._gpus = there.get("GPU", 0.0)
-        self.width = max(1, int(self._gpus or there.get("CPU", 1.0)))
+
+    @property
+    def width(self) -> int:
+        """See `drive.Pool`: as many as the cluster has GPUs now, or, without any, cores."""
+        return max(2, int(self._there("GPU") or self._there("CPU")))
+
+    def refuse_too_large(self, stages: Sequence[Stage]) -> None:
+        """Raises UsageError for a stage that asks for more than any node of the cluster has."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        for stage in stages:
+            asked = {"CPU": float(self._cpus(stage)), "GPU": float(self._gpus(stage))}
+            if not any(all(node.get(k, 0.0) >= n for k, n in asked.items()) for node in nodes):
+                words = " and ".join(f"{n:g} {k}" for k, n in asked.items() if n)
+                raise UsageError(
+                    f"{stage.name} asks for {words}, and no node of the cluster has as much",
+                    hint=f"lower resources.{stage.kind} in the spec, or train.parallel",
+                )
+
+    def _there(self, what: str) -> float:
+        return float(self._ray.cluster_resources().get(what, 0.0))
+
+    def _cpus(self, stage: Stage) -> int:
+        asked: JobResources = getattr(self.resources, stage.kind)
+        return asked.cpus or 1
+
+    def _gpus(self, stage: Stage) -> int:
+        """One, or one for each process, where the cluster has any and the spec says nothing."""
+        asked: JobResources = getattr(self.resources, stage.kind)
+        if asked.gpus is not None:
+            return asked.gpus
+        return processes(stage) if self._there("GPU") and stage.kind != "tokens" else 0
 
     def passes(self, stages: tuple[Stage, ...]) -> list[tuple[Stage, ...]]:
         """As they are: the process that gets them cuts them by the memory that it finds."""
@@ -60,11 +88,10 @@ class Ray:
         return task
 
     def _submit(self, stages: Sequence[Stage], asked: JobResources) -> Any:
-        default = max(1, processes(stages[0])) if self._gpus and stages[0].kind != "tokens" else 0
         options: dict[str, Any] = {
             "name": f"saectl {stages[0].kind} {stages[0].key}",
-            "num_cpus": asked.cpus or 1,
-            "num_gpus": default if asked.gpus is None else asked.gpus,
+            "num_cpus": self._cpus(stages[0]),
+            "num_gpus": self._gpus(stages[0]),
             "max_retries": TRIES,
         }
         if asked.memory is not None:

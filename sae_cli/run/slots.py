@@ -53,7 +53,7 @@ class Slots:
     def start(self, stages: tuple[Stage, ...]) -> _Job | None:
         """Begin a job where slots and memory are left for it."""
         asked: JobResources = getattr(self.resources, stages[0].kind)
-        wanted, memory = self._slots(stages, asked), self._memory(stages)
+        wanted, memory = self._slots(stages[0]), self._memory(stages)
         self._running = [job for job in self._running if not job.ended]
         free = sorted(set(range(self.width)) - {n for job in self._running for n in job.slots})
         same = sum(job.stages[0].kind == stages[0].kind for job in self._running)
@@ -65,15 +65,20 @@ class Slots:
         self._running.append(job)
         return job
 
-    def _slots(self, stages: Sequence[Stage], asked: JobResources) -> int:
+    def refuse_too_large(self, stages: Sequence[Stage]) -> None:
+        """Raises UsageError for a stage that takes more slots than there are."""
+        for stage in stages:
+            wanted = self._slots(stage)
+            if wanted > self.width:
+                raise UsageError(
+                    f"{stage.name} takes {wanted} slots, and there are {self.width}",
+                    hint=f"--jobs {wanted}, or lower resources.{stage.kind}.gpus or train.parallel",
+                )
+
+    def _slots(self, stage: Stage) -> int:
         """Slots that a job takes: one for each of its processes, and for each GPU it asks for."""
-        wanted = max(asked.gpus or 1 if self._cards else 1, processes(stages[0]))
-        if wanted > self.width:
-            raise UsageError(
-                f"{stages[0].name} takes {wanted} slots, and there are {self.width}",
-                hint=f"--jobs {wanted}, or lower resources.{stages[0].kind}.gpus or train.parallel",
-            )
-        return wanted
+        asked: JobResources = getattr(self.resources, stage.kind)
+        return max(asked.gpus or 1 if self._cards else 1, processes(stage))
 
     def _memory(self, stages: Sequence[Stage]) -> int:
         """Bytes of the machine's memory that a training takes, at most."""

@@ -44,6 +44,8 @@ class Step:
     jobs: tuple[tuple[Stage, ...], ...]
     after: tuple[str, ...]
     """Names of the steps that end before it begins."""
+    frees: bool = False
+    """Whether its jobs first free what earlier waves have done with."""
 
     @property
     def script(self) -> str:
@@ -67,7 +69,8 @@ def steps(stages: Sequence[Stage], graph: Graph, context: Context) -> list[Step]
             names.append(f"{len(found) + 1}-{kind}{wave and '-' + wave}")
             title = f"{kind.capitalize()}{wave and ', ' + wave + ' of ' + str(len(parts_of))}"
             some = tuple(jobs[start : start + MOST_ELEMENTS])
-            found.append(Step(names[-1], title, kind, some, tuple(dict.fromkeys(after))))
+            frees = kind == "cache" and spec.storage.budget is not None
+            found.append(Step(names[-1], title, kind, some, tuple(dict.fromkeys(after)), frees))
         latest[kind] = tuple(names)
 
     for number, (_, part) in enumerate(parts_of, 1):
@@ -76,7 +79,10 @@ def steps(stages: Sequence[Stage], graph: Graph, context: Context) -> list[Step]
             mine = [s for s in part if s.kind == kind]
             before = {
                 "tokens": (),
-                "cache": (*latest.get("tokens", ()), *latest.get("train", ())),
+                "cache": (
+                    *latest.get("tokens", ()),
+                    *latest.get("train", latest.get("cache", ())),
+                ),
                 "train": (*latest.get("tokens", ()), *latest.get("cache", ())),
                 "eval": latest.get("train", latest.get("cache", latest.get("tokens", ()))),
                 "release": tuple(step.name for step in found if step.kind in ("eval", "train")),
@@ -114,6 +120,8 @@ def render(stages: Sequence[Stage], graph: Graph, context: Context) -> tuple[Pat
             options=_options(asked, spec.resources.grace_seconds),
             setup=spec.resources.setup,
             command=shlex.join([*PROGRAM, *sweep_words(context)]),
+            free=shlex.join(_freeing(context)) if step.frees else "",
+            here=Path.cwd(),
             tries=TRIES,
         )
         (folder / step.script).write_text(text, encoding="utf-8")
@@ -146,8 +154,20 @@ def submit(folder: Path) -> dict[str, str]:
     return ids
 
 
+def _freeing(context: Context) -> list[str]:
+    """The command that frees activations whose every SAE is trained."""
+    root = str(context.workspace.root.resolve())
+    return [*PROGRAM[:-1], "gc", *context.sweep, "--store", root, "--yes"]
+
+
 def _options(asked: JobResources, grace: int) -> list[str]:
     """Lines for sbatch; what the spec leaves out is left to the cluster."""
+    if asked.hours is not None and 3600 * asked.hours <= grace:
+        raise UsageError(
+            f"a time limit of {3600 * asked.hours:.0f} s leaves no time before "
+            f"resources.grace_seconds ({grace} s) begin",
+            hint="raise hours, or lower grace_seconds",
+        )
     out = [f"--signal=B:USR1@{grace}"]
     if asked.hours is not None:
         out.append(f"--time={max(1, round(asked.hours * 60))}")

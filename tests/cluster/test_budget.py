@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -65,3 +67,74 @@ def test_what_no_wave_can_hold_is_refused_before_anything_runs(saectl: Saectl) -
 def test_plan_tells_the_waves(saectl: Saectl) -> None:
     said = saectl("plan", SUITE, "--set", "storage.budget=70MB").stdout
     assert "3 waves" in said
+
+
+BUDGET = ("--set", "storage.budget=3MB")
+"""Room for one of the small sweep's two arrays."""
+BROKEN = """\
+name: broken
+model: tiny
+data: {tokens: 16_384, heldout_tokens: 4096, context: 64}
+cache: {batch_tokens: 2048, chunk_bytes: 524_288}
+train: {width: 64, num_tokens: 20_480, batch_size: 512, shuffle_tokens: 4096}
+matrix:
+  include:
+    - {layer: 0, site: mlp_out, lr: 1e39}
+    - {layer: 1, site: mlp_out}
+"""
+
+
+def captures(store: Path) -> list[int]:
+    """How often each of the arrays was begun."""
+    return [p.read_text().count(": 0 of") for p in sorted(store.glob("cache/*/log.txt"))]
+
+
+@pytest.mark.slow
+def test_two_drivers_within_a_budget_do_every_stage_once(
+    saectl: Saectl, small: Path, processes: Any
+) -> None:
+    processes += [saectl.start("run", small, *BUDGET), saectl.start("run", small, *BUDGET)]
+    peak = 0
+    while any(process.poll() is None for process in processes):
+        peak = max(peak, activations(saectl.store))
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert captures(saectl.store) == [1, 1], said
+    assert 0 < peak <= 3_000_000
+
+
+@pytest.mark.slow
+def test_what_is_forced_is_done_again_by_jobs_within_a_budget(
+    saectl: Saectl, small: Path, disk: Any
+) -> None:
+    saectl("train", small, *BUDGET)
+    before = disk(saectl.store).artefacts("train")
+    saectl("train", small, *BUDGET, "--force", "--jobs", "2")
+    assert captures(saectl.store) == [1, 1]  # their logs began anew with them
+    assert disk(saectl.store).artefacts("train") == before
+    assert activations(saectl.store) == 0
+    record = json.loads((saectl.store / "runs/small/sweep.json").read_text())
+    assert "memory" not in record, "a worker's limits are not the sweep's"
+
+
+@pytest.mark.slow
+def test_a_failed_training_keeps_no_wave_from_the_rest(saectl: Saectl, tmp_path: Path) -> None:
+    spec = tmp_path / "broken.yaml"
+    spec.write_text(BROKEN)
+    said = saectl("run", spec, *BUDGET, "--keep-going", code=1)
+    assert re.search(r"error: train/tiny.L0\S+ failed: .* is (not finite|nan|inf)", said.stderr)
+    assert "release/broken" in said.stderr and "blocked" in said.stderr
+    assert list(saectl.store.glob("eval/tiny.L1*/done.json"))
+    assert not list(saectl.store.glob("eval/tiny.L0*/done.json"))
+
+
+def test_an_eviction_that_was_killed_is_finished(saectl: Saectl, small: Path) -> None:
+    globs = ("tokens", "cache/*mlp_out", "train/*mlp_out.topk*")
+    saectl("run", small, *(word for glob in globs for word in ("--only", glob)))
+    (array,) = saectl.store.glob("cache/*")
+    data = ["commits.jsonl", "commits", "activations.zarr"]
+    (array / "evicted.json").write_text(json.dumps({"paths": data, "evicted_at": 0.0}))
+    assert activations(saectl.store) > 0
+    only = ("--set", "matrix.site=[mlp_out]", "--set", "matrix.sae=[{arch: topk, k: 8}]")
+    assert "freed" in saectl("gc", small, *only, "--yes").stdout
+    assert activations(saectl.store) == 0

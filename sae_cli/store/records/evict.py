@@ -57,6 +57,13 @@ def evict(stage: StageDir, paths: Iterable[Path]) -> int:
         return finish_eviction(stage)
 
 
+def half_evicted(stage: StageDir) -> bool:
+    """Whether data is still there that evicted.json says is gone: who deleted it is at it, or was
+    killed. `evict` finishes it."""
+    gone = read_json(stage.evicted)
+    return gone is not None and any((stage.path / name).exists() for name in gone["paths"])
+
+
 def begin_again(stage: StageDir) -> None:
     """Before an evicted stage is done anew: finish a killed eviction, then put its record aside.
 
