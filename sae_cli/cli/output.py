@@ -128,6 +128,25 @@ class CompareOutput(Frozen):
     comparison: Comparison
 
 
+class SweepReport(Frozen):
+    """The report of one sweep."""
+
+    sweep: str
+    report: str
+    """The page."""
+    tables: tuple[str, ...]
+    plots: tuple[str, ...]
+    no_png: str | None
+    """Why there are no PNG files; null where there are."""
+
+
+class ReportOutput(Frozen):
+    """`saectl report --json`."""
+
+    version: Literal[1] = 1
+    sweeps: tuple[SweepReport, ...]
+
+
 class FreeLine(Frozen):
     """Activations that may be freed, or were."""
 

@@ -62,12 +62,12 @@ CATALOGUE: dict[str, Meaning] = {
         "ΔCE", _NATS, "down", "CE spliced − CE clean", "{:.4f}", model_level=True
     ),
     "ce_recovered.zero_v1": Meaning(
-        "CE recovered", "share of the harm of zero ablation", "up",
+        "CE recovered", "share of zero-ablation harm", "up",
         "(CE zero − CE spliced) / (CE zero − CE clean), of pooled means",
         ablation="zero", model_level=True,
     ),
     "ce_recovered.mean_v1": Meaning(
-        "CE recovered (mean)", "share of the harm of mean ablation", "up",
+        "CE recovered (mean)", "share of mean-ablation harm", "up",
         "(CE mean − CE spliced) / (CE mean − CE clean), of pooled means",
         ablation="mean", model_level=True,
     ),
