@@ -15,7 +15,7 @@ from sae_cli.cli.session import open_sweeps
 from sae_cli.errors import OK, UsageError
 from sae_cli.report.catalogue import meaning
 from sae_cli.report.compare import Comparison, Difference, compare_saes, compare_sweeps
-from sae_cli.report.gather import gather
+from sae_cli.report.gather import KEPT, gather
 from sae_cli.report.table import LongRow, long_rows
 from sae_cli.spec.problems import closest
 from sae_cli.store.layout import Workspace
@@ -104,7 +104,7 @@ def _print(found: Comparison) -> None:
 
 
 def _table(differences: Sequence[Difference]) -> None:
-    sliced = any(d.slice != "all" for d in differences)
+    sliced = any(d.slice != KEPT for d in differences)
     rows = [
         (
             d.metric,

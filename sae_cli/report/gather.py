@@ -2,11 +2,13 @@
 
 The records alone: done.json of evaluation and training, metrics.json, cfg.json, metrics.jsonl.
 A file that is missing is an empty record, so what it would have said is unknown, never guessed.
+The form of metrics.json is that of `sae_cli.stages.eval_sae`; an evaluation of an earlier version
+left parts of it out, and they are as good as unknown here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from sae_cli.store.layout import Workspace
 from sae_cli.store.records.ledger import Done, read_done
 
 METRICS, CONFIG = "metrics.json", "cfg.json"
+KEPT = "kept"
+"""The slice of the tokens that the mask lets count, of which there is every metric."""
+_SILENT = "the record gives no reason"
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,22 @@ class Measured:
 
     value: float | None
     reason: str | None
-    more: dict[str, Any]
-    """What else the record says of it: an interval, a count."""
+    interval: tuple[float, float] | None = None
+    """Its confidence interval, where there is one."""
+    documents: int | None = None
+    """That the interval was drawn from."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The numbers of one slice, of an SAE or of a control beside it."""
+
+    slice: str
+    control: Mapping[str, Any] | None
+    """The control's record: `name`, `k`, `seed`; None for the SAE itself."""
+    measured: dict[str, Measured]
+    tokens: int | None
+    predictions: int | None
 
 
 @dataclass(frozen=True)
@@ -46,6 +65,8 @@ class Scored:
     """Of the text; None where its record is gone."""
     record: dict[str, Any]
     """metrics.json."""
+    parts: tuple[Part, ...]
+    """The SAE's own numbers on the kept tokens first, then its slices, then its controls."""
     config: dict[str, Any]
     """cfg.json."""
     curve: Path
@@ -56,18 +77,15 @@ class Scored:
         """The SAE's name and key, as its folder is called."""
         return f"{self.train.slug}-{self.train.key}"
 
+    @property
     def measured(self) -> dict[str, Measured]:
-        """The SAE's own metrics on all tokens that count, by name."""
-        return _measured(self.record, self.done)
+        """The SAE's own metrics on the kept tokens, by name."""
+        return self.parts[0].measured
 
-    def further(self) -> list[dict[str, Any]]:
-        """Rows beside the SAE's own on all tokens: slices and controls, as `rows` of metrics.json.
-
-        Each names at least `metric` and `value`, and columns of the long table that differ from
-        those of the SAE: `slice`, `control_of`, `arch`, `ci_low`, ...
-        """
-        rows: list[dict[str, Any]] = self.record.get("rows", [])
-        return rows
+    @property
+    def controls(self) -> list[Part]:
+        """What stands beside it on the kept tokens."""
+        return [p for p in self.parts if p.control is not None and p.slice == KEPT]
 
 
 def gather(graph: Graph, workspace: Workspace) -> list[Scored]:
@@ -88,7 +106,8 @@ def _each(graph: Graph, workspace: Workspace) -> Iterator[Scored]:
         if text.key not in texts:
             texts[text.key] = read_done(folder(workspace, text))
         record = read_json(place.path / METRICS) or {}
-        values = {name: each.value for name, each in _measured(record, done).items()}
+        parts = tuple(_parts(record, done))
+        values = {name: each.value for name, each in parts[0].measured.items()}
         yield Scored(
             train=train,
             score=score,
@@ -97,20 +116,36 @@ def _each(graph: Graph, workspace: Workspace) -> Iterator[Scored]:
             trained=read_done(sae),
             tokens=texts[text.key],
             record=record,
+            parts=parts,
             config=read_json(sae.path / CONFIG) or {},
             curve=sae.metrics,
         )
 
 
-def _measured(record: dict[str, Any], done: Done) -> dict[str, Measured]:
+def _parts(record: Mapping[str, Any], done: Done) -> Iterator[Part]:
     """By metrics.json; where that is gone, by the record's summary, which knows no reasons."""
-    full = record.get("metrics")
-    if not full:
-        why = "the record gives no reason"
+    if not record.get("metrics"):
         plain = done.summary.get("metrics", {})
-        return {n: Measured(v, None if v is not None else why, {}) for n, v in plain.items()}
-    found = {}
-    for name, each in full.items():
-        more = {k: v for k, v in each.items() if k not in ("value", "reason")}
-        found[name] = Measured(each["value"], each.get("reason"), more)
-    return found
+        found = {n: Measured(v, None if v is not None else _SILENT) for n, v in plain.items()}
+        yield Part(KEPT, None, found, None, None)
+        return
+    yield from _slices(record, None)
+    for control in record.get("controls", ()):
+        yield from _slices(control, control)
+
+
+def _slices(record: Mapping[str, Any], control: Mapping[str, Any] | None) -> Iterator[Part]:
+    others = {n: part for n, part in record.get("slices", {}).items() if n != KEPT}
+    for name, part in {KEPT: record, **others}.items():
+        ends = part.get("intervals", {})
+        found = {n: _measured(m, ends.get(n)) for n, m in part["metrics"].items()}
+        yield Part(name, control, found, part.get("tokens"), part.get("predictions"))
+
+
+def _measured(metric: Mapping[str, Any], ends: Mapping[str, Any] | None) -> Measured:
+    ends = ends or {}
+    low, high = ends.get("low"), ends.get("high")
+    value, reason = metric["value"], metric.get("reason")
+    if low is None or high is None:
+        return Measured(value, reason)
+    return Measured(value, reason, (low, high), ends.get("n_docs"))

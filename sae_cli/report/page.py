@@ -142,16 +142,15 @@ def _keys(found: Sequence[Scored]) -> str:
 
 
 def _line(scored: Scored, metrics: Sequence[str]) -> dict[str, Any]:
-    row, measured = scored.row, scored.measured()
+    row, measured = scored.row, scored.measured
     cells = []
     for metric in metrics:
         one, about = measured.get(metric), meaning(metric)
         value = None if one is None else one.value
         reason = "it was not measured" if one is None else one.reason or "no reason was recorded"
-        low, high = (
-            (None, None) if one is None else (one.more.get("ci_low"), one.more.get("ci_high"))
-        )
-        interval = None if low is None else f"interval {about.told(low)} to {about.told(high)}"
+        interval = None
+        if one is not None and one.interval is not None:
+            interval = "interval {} to {}".format(*map(about.told, one.interval))
         cells.append(
             {"metric": metric, "value": value, "told": about.told(value), "reason": reason,
              "tip": interval}
@@ -176,9 +175,17 @@ def _numbers(graph: Graph, found: Sequence[Scored]) -> str:
                 **s.row.model_dump(exclude={"metrics", "path"}),
                 "id": s.id,
                 "metrics": {
-                    name: {"value": m.value, "reason": m.reason, **m.more}
-                    for name, m in s.measured().items()
+                    name: {"value": m.value, "reason": m.reason, "interval": m.interval}
+                    for name, m in s.measured.items()
                 },
+                "controls": [
+                    {
+                        "name": p.control["name"],
+                        "metrics": {name: m.value for name, m in p.measured.items()},
+                    }
+                    for p in s.controls
+                    if p.control is not None
+                ],
             }
             for s in found
         ],

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sae_cli.errors import StoreError
 from sae_cli.plan.place import record_of
 from sae_cli.report.catalogue import Ablation, Direction, meaning, version_of
-from sae_cli.report.gather import Measured, Scored
+from sae_cli.report.gather import KEPT, Measured, Part, Scored
 from sae_cli.spec.base import Frozen
 from sae_cli.spec.stages import MaskSpec, ModelSpec, Source
 from sae_cli.spec.work import CacheWork, TokensWork, TrainWork
@@ -43,14 +42,16 @@ class LongRow(Frozen):
     depth_frac: float | None
     """layer / (layers - 1): 0 is the first layer, 1 the last."""
     d_in: int | None
-    d_sae: int
+    d_sae: int | None
     expansion: float | None
     """d_sae / d_in."""
     arch: str
+    """Of a control: its name."""
     k_or_lambda: float | None
-    """The sparsity field of the architecture: k, l0, l1 or tanh."""
-    train_tokens: int
-    seed: int
+    """The sparsity field of the architecture: k, l0, l1 or tanh; a control's components a token."""
+    train_tokens: int | None
+    seed: int | None
+    """Of the training; of a control, what it was drawn with."""
     metric: str
     metric_version: int | None
     value: float | None
@@ -65,14 +66,15 @@ class LongRow(Frozen):
     n_tokens: int | None = None
     """Tokens, or predictions of a metric of the model, that were counted."""
     n_seqs: int | None = None
+    """Documents that the interval was drawn from."""
     n_units: int | None = None
     """Latents that a share of latents is of."""
     mask_policy: str
     outlier_multiple: float | None
     n_masked: int | None = None
     ablation: Ablation
-    slice: str = "all"
-    """Which of the tokens; `all` that the mask keeps."""
+    slice: str = KEPT
+    """Which of the tokens; `kept` are those that the mask lets count."""
     dataset_id: str
     dataset_sha256: str | None
     """Digest over the packed token blocks, training's and held-out ones."""
@@ -81,7 +83,8 @@ class LongRow(Frozen):
     sae_dtype: str | None
     accum_dtype: str = "float64"
     """Sums of every metric."""
-    eval_seed: int | None = None
+    eval_seed: int | None
+    """Of the bootstrap behind intervals."""
     judge_model: str | None = None
     control_of: str | None = None
     """`sae_id` of the SAE that this row is a control of; null for an SAE's own."""
@@ -102,10 +105,7 @@ COLUMNS = tuple(LongRow.model_fields)
 
 
 def long_rows(found: Sequence[Scored]) -> list[LongRow]:
-    """The rows of these SAEs: each one's own metrics first, then its slices and controls.
-
-    Raises StoreError for an extra row that the table has no place for.
-    """
+    """The rows of these SAEs: each one's own metrics first, then its slices and controls."""
     return [row for each in found for row in _rows(each)]
 
 
@@ -117,22 +117,30 @@ def jsonl(rows: Sequence[LongRow]) -> bytes:
 
 def _rows(scored: Scored) -> list[LongRow]:
     base = _base(scored)
-    own = [LongRow(**base, **_number(scored, n, m)) for n, m in scored.measured().items()]
-    further = []
-    for extra in scored.further():
-        try:
-            name = extra["metric"]
-            value = Measured(extra["value"], extra.get("null_reason", extra.get("reason")), {})
-            over = {k: v for k, v in extra.items() if k != "reason"}
-            further.append(LongRow(**{**base, **_number(scored, name, value), **over}))
-        except (KeyError, ValueError) as error:
-            raise StoreError(f"a row of {scored.id} fits no column: {error}") from error
-    return own + further
+    return [
+        LongRow.model_validate(base | _beside(scored, part) | _number(scored, part, name, found))
+        for part in scored.parts
+        for name, found in part.measured.items()
+    ]
 
 
-def _number(scored: Scored, name: str, found: Measured) -> dict[str, Any]:
+def _beside(scored: Scored, part: Part) -> dict[str, Any]:
+    """What is otherwise in a control's rows: what was trained is no part of it."""
+    if part.control is None:
+        return {}
+    nothing = ("sae_sha256", "d_sae", "expansion", "train_tokens", "sae_dtype")
+    return dict.fromkeys(nothing) | {
+        "arch": part.control["name"],
+        "k_or_lambda": part.control.get("k"),
+        "seed": part.control.get("seed"),
+        "control_of": scored.id,
+    }
+
+
+def _number(scored: Scored, part: Part, name: str, found: Measured) -> dict[str, Any]:
     about = meaning(name)
-    counted = scored.record.get("predictions" if about.model_level else "tokens")
+    counted = part.predictions if about.model_level else part.tokens
+    low, high = found.interval or (None, None)
     return {
         "metric": name,
         "metric_version": version_of(name),
@@ -140,10 +148,14 @@ def _number(scored: Scored, name: str, found: Measured) -> dict[str, Any]:
         "unit": about.unit,
         "direction": about.direction,
         "null_reason": found.reason,
+        "ci_low": low,
+        "ci_high": high,
         "n_tokens": counted if about.formula else None,
-        "n_units": scored.row.width if name in PER_LATENT else None,
+        "n_seqs": found.documents,
+        "n_units": scored.row.width if name in PER_LATENT and part.control is None else None,
         "ablation": about.ablation,
-    } | {k: v for k, v in found.more.items() if k in COLUMNS}
+        "slice": part.slice,
+    }
 
 
 def _base(scored: Scored) -> dict[str, Any]:
@@ -179,6 +191,7 @@ def _base(scored: Scored) -> dict[str, Any]:
         "context_len": data.context,
         "llm_dtype": capture.model.dtype,
         "sae_dtype": scored.config.get("dtype"),
+        "eval_seed": scored.record.get("bootstrap", {}).get("seed"),
         "wall_s": round(scored.done.seconds, 3),
         "tool_version": scored.done.saectl,
         "config_hash": _config_hash(scored),

@@ -24,17 +24,18 @@ def measured(ran, *, controls=True):
         curve = folder(ran.workspace, train).metrics
         curve.write_text("\n".join([*lines, '{"step": 401, "tok']), encoding="utf-8")
         score = next(s for s in ran.graph.of("eval") if s.deps["train"] is train)
-        pca = {"arch": "pca", "control_of": f"{train.slug}-{train.key}"}
+        pca = {"l0_v1": {"value": 4.0 + 4 * number}, "fvu.pooled_v1": {"value": 0.9}}
         record = {
             "metrics": {
                 "l0_v1": {"value": 4.0 + 4 * number, "reason": None},
                 "fvu.pooled_v1": {
-                    "value": 0.5 - 0.1 * number, "reason": None, "ci_low": 0.3, "ci_high": 0.6,
+                    "value": 0.5 - 0.1 * number, "reason": None,
                 },
                 "dead_fraction_v1": {"value": 0.25, "reason": None},
                 "ce.delta_v1": {"value": None, "reason": REASON},
             },
-            "rows": [{"metric": "fvu.pooled_v1", "value": 0.9, **pca}] if controls else [],
+            "intervals": {"fvu.pooled_v1": {"low": 0.3, "high": 0.6, "n_docs": 9}},
+            "controls": [{"name": "pca", "k": 4, "metrics": pca}] if controls else [],
             "density_histogram_v1": {
                 "edges": EDGES, "counts": [0] * 30 + [16, 32], "zero": 16, "tokens": 100,
             },
@@ -90,7 +91,9 @@ def test_the_page_holds_the_numbers_as_a_table_and_as_json(page):
     assert numbers["version"] == 1 and numbers["sweep"] == "small"
     a, b = numbers["saes"]
     assert a["metrics"]["fvu.pooled_v1"]["value"] == 0.5 and a["variant"] == "k4"
-    assert a["metrics"]["ce.delta_v1"] == {"value": None, "reason": REASON}
+    assert a["metrics"]["ce.delta_v1"] == {"value": None, "reason": REASON, "interval": None}
+    assert a["metrics"]["fvu.pooled_v1"]["interval"] == [0.3, 0.6]
+    assert a["controls"][0]["metrics"]["fvu.pooled_v1"] == 0.9
     cells = [(m, None if v is None else float(v)) for m, v in found.cells]
     assert cells == [
         (name, sae["metrics"][name]["value"])

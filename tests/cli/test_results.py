@@ -14,17 +14,23 @@ from sae_cli.store.atomic import write_json
 REASON = "the kept tokens do not vary"
 
 
-def measured(ran, *, rows=()):
+def measured(ran, *, controls=(), slices=None):
     """Give the evaluations the files that they would leave."""
     ran.finish("tokens", "cache", "train", "eval")
     for stage in ran.graph.of("eval"):
         record = {
             "metrics": {
-                "l0_v1": {"value": 4.0, "reason": None, "ci_low": 3.9, "ci_high": 4.1},
+                "l0_v1": {"value": 4.0, "reason": None},
                 "fvu.pooled_v1": {"value": None, "reason": REASON},
                 "ce.delta_v1": {"value": 0.25, "reason": None},
             },
-            "rows": list(rows),
+            "intervals": {
+                "l0_v1": {"low": 3.9, "high": 4.1, "n_docs": 7, "reason": None},
+                "fvu.pooled_v1": {"low": None, "high": None, "n_docs": 7, "reason": REASON},
+            },
+            "bootstrap": {"seed": 5},
+            "controls": list(controls),
+            "slices": slices or {},
             "tokens": 100,
             "predictions": 99,
         }
@@ -44,10 +50,11 @@ def test_the_long_table_has_a_row_for_each_number_and_reasons_for_nulls(small, c
     assert len(rows) == 2 * 3 and all(tuple(row) == COLUMNS for row in rows)
     l0, fvu, delta = rows[:3]
     assert (l0["value"], l0["ci_low"], l0["ci_high"], l0["n_tokens"]) == (4.0, 3.9, 4.1, 100)
+    assert (l0["n_seqs"], l0["eval_seed"], fvu["n_seqs"]) == (7, 5, None)
     assert (fvu["value"], fvu["null_reason"], fvu["direction"]) == (None, REASON, "down")
     assert (delta["unit"], delta["n_tokens"]) == ("nats per token", 99)
     assert {row["k_or_lambda"] for row in rows} == {4.0, 8.0}
-    assert {row["d_sae"] for row in rows} == {64} and {row["slice"] for row in rows} == {"all"}
+    assert {row["d_sae"] for row in rows} == {64} and {row["slice"] for row in rows} == {"kept"}
     assert rows[0]["git_sha"] is None and rows[0]["d_in"] is None  # no record says them
     assert rows[0]["dataset_sha256"] and rows[0]["context_len"] == 128
 
@@ -72,26 +79,25 @@ def test_json_holds_the_rows_under_a_version(small, capsys):
     assert len(delta["train_keys"]) == 2 and delta["of"] == 2  # equals are on it together
 
 
-def test_controls_and_slices_are_rows_beside_their_sae(small):
-    extra = {
-        "metric": "fvu.pooled_v1",
-        "value": 0.5,
-        "arch": "pca",
-        "control_of": "x",
-        "slice": "chat",
-    }
-    measured(small, rows=[extra])
+def test_slices_and_controls_are_rows_behind_their_sae(small):
+    other = {"metrics": {"ce.delta_v1": {"value": 0.5, "reason": None}}, "predictions": 9}
+    pca = {
+        "name": "pca", "of": "x", "k": 4, "seed": None, "reason": None, "tokens": 100,
+        "metrics": {"fvu.pooled_v1": {"value": 0.75, "reason": None}},
+        "slices": {"with_outliers": {"metrics": {"l0_v1": {"value": 3.0, "reason": None}}}},
+    }  # fmt: skip
+    measured(small, slices={"kept": {}, "special_sources": other}, controls=[pca])
     assert _run(["results"]) == 0
-    row = lines(small)[3]
-    assert {name: row[name] for name in extra} == extra
-    assert row["null_reason"] is None and row["unit"] == "share of variance"
-
-
-def test_a_row_that_fits_no_column_is_refused_by_name(small, capsys):
-    measured(small, rows=[{"metric": "m_v1", "value": 1.0, "colour": "red"}])
-    assert _run(["results"]) == 1
-    said = capsys.readouterr().err
-    assert "fits no column" in said and "colour" in said
+    rows = lines(small)[3:6]
+    told = [(r["slice"], r["arch"], r["metric"], r["value"], r["n_tokens"]) for r in rows]
+    assert told == [
+        ("special_sources", "topk", "ce.delta_v1", 0.5, 9),
+        ("kept", "pca", "fvu.pooled_v1", 0.75, 100),
+        ("with_outliers", "pca", "l0_v1", 3.0, None),
+    ]
+    assert [r["control_of"] for r in rows] == [None, rows[0]["sae_id"], rows[0]["sae_id"]]
+    assert (rows[1]["k_or_lambda"], rows[1]["seed"], rows[1]["sae_sha256"]) == (4.0, None, None)
+    assert rows[1]["d_sae"] is None and rows[0]["d_sae"] == 64
 
 
 def test_a_record_without_reasons_says_that_it_has_none(small):

@@ -26,6 +26,7 @@ def number(metric: str, value: float | None, **more: object) -> LongRow:
         "direction": "none", "null_reason": None, "n_tokens": 50, "mask_policy": "m",
         "outlier_multiple": 10.0, "ablation": "none", "dataset_id": "d", "dataset_sha256": "abc",
         "context_len": 64, "llm_dtype": "float32", "sae_dtype": "float32", "wall_s": 1.0,
-        "tool_version": "0", "config_hash": "h", "created_at": "t", "out_site": None,
+        "eval_seed": None, "tool_version": "0", "config_hash": "h", "created_at": "t",
+        "out_site": None,
     }  # fmt: skip
     return LongRow.model_validate(fields | more)

@@ -85,7 +85,7 @@ def _saes(shown: Sequence[Scored], metric: str) -> Iterator[Series]:
                 f"{meaning(metric).told(y)}"
                 for s, (x, y) in zip(mine, points, strict=True)
             ),
-            bars=tuple(_interval(s, metric) for s in mine),
+            bars=tuple(s.measured[metric].interval for s in mine),
         )
 
 
@@ -96,12 +96,6 @@ def _kinds(rows: Sequence[SaeRow]) -> Callable[[SaeRow], str]:
     if len({call(r) for r in plain}) > PALETTE:
         return lambda r: r.arch
     return lambda r: call(r.model_copy(update={"variant": ""}))
-
-
-def _interval(scored: Scored, metric: str) -> tuple[float, float] | None:
-    more = scored.measured()[metric].more
-    low, high = more.get("ci_low"), more.get("ci_high")
-    return None if low is None or high is None else (low, high)
 
 
 def _fronts(rows: Sequence[SaeRow], metric: str) -> Iterator[Series]:
@@ -116,19 +110,16 @@ def _fronts(rows: Sequence[SaeRow], metric: str) -> Iterator[Series]:
 
 
 def _controls(shown: Sequence[Scored], metric: str) -> Iterator[Series]:
-    """Rows of an evaluation that are controls of its SAE: each kind one line, over L0."""
-    marks: list[tuple[str, float, float]] = []
-    for scored in shown:
-        own = scored.row.metrics[COST]
-        rows = [
-            r for r in scored.further() if r.get("control_of") and r.get("slice", "all") == "all"
-        ]
-        l0 = {_kind(r): r["value"] for r in rows if r["metric"] == COST}
-        for row in rows:
-            x = l0.get(_kind(row), own)
-            if row["metric"] == metric and row["value"] is not None and x is not None:
-                marks.append((_kind(row), x, row["value"]))
-    for i, (kind, some) in enumerate(groupby(sorted(set(marks)), key=lambda m: m[0])):
+    """What stands beside the SAEs, each kind as one line over L0; the same, beside two, once."""
+    marks = {
+        (str(part.control["name"]), x.value, y.value)
+        for scored in shown
+        for part in scored.controls
+        if part.control is not None
+        if (x := part.measured.get(COST)) is not None and x.value is not None
+        if (y := part.measured.get(metric)) is not None and y.value is not None
+    }
+    for i, (kind, some) in enumerate(groupby(sorted(marks), key=lambda m: m[0])):
         points = tuple((x, y) for _, x, y in some)
         yield Series(
             label=f"control: {kind}",
@@ -143,7 +134,3 @@ def _controls(shown: Sequence[Scored], metric: str) -> Iterator[Series]:
                 for x, y in points
             ),
         )
-
-
-def _kind(row: dict[str, object]) -> str:
-    return str(row.get("arch", "unnamed"))
