@@ -40,7 +40,8 @@ slurm:  ## Debian's Slurm and munge, for those tests; its daemons are started by
 chromium:  ## Debian's Chromium, for the tests that look at reports
 	command -v chromium >/dev/null || { S=; [ "$$(id -u)" = 0 ] || S=sudo; \
 	  $$S apt-get update -qq && \
-	  $$S env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+	  $$S env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    chromium fonts-dejavu-core; }
 
 lint: setup  ## ruff: errors and formatting
 	$(BIN)/ruff check .

@@ -97,6 +97,9 @@ def _print(found: Comparison) -> None:
         if len(pairs) > 1:
             print(f"\n{a}\n{b}")
         _table(differences)
+    others = dict.fromkeys(d.slice for d in found.differences if d.slice != KEPT)
+    if others:
+        print(f"--json has other slices too: {', '.join(others)}")
     for note in found.notes:
         print(f"note: {note}")
     if not found.valid:
@@ -104,20 +107,18 @@ def _print(found: Comparison) -> None:
 
 
 def _table(differences: Sequence[Difference]) -> None:
-    sliced = any(d.slice != KEPT for d in differences)
     rows = [
         (
             d.metric,
-            *((d.slice,) if sliced else ()),
             _value(d.metric, d.a, d.a_interval),
             _value(d.metric, d.b, d.b_interval),
             "" if d.difference is None else f"{d.difference:+.4g}",
             "not valid" if d.invalid else _better(d),
         )
         for d in differences
+        if d.slice == KEPT
     ]
-    part = ["slice"] if sliced else []
-    render.table(["metric", *part, "a", "b", "b - a", "better"], rows, right=["a", "b", "b - a"])
+    render.table(["metric", "a", "b", "b - a", "better"], rows, right=["a", "b", "b - a"])
 
 
 def _value(metric: str, value: float | None, interval: tuple[float, float] | None) -> str:

@@ -69,8 +69,8 @@ def scale(axis: Axis, values: Sequence[float], start: float, end: float) -> Scal
 
 
 def linear_ticks(low: float, high: float) -> tuple[float, ...]:
-    """Multiples of 1, 2 or 5 times a power of ten, six at most."""
-    least = (high - low) / (MOST_TICKS - 1)
+    """Multiples of 1, 2 or 5 times a power of ten, seven at most."""
+    least = (high - low) / MOST_TICKS
     power = 10.0 ** math.floor(math.log10(least))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= least * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

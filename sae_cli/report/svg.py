@@ -18,6 +18,8 @@ WIDTH, PLOT = 330.0, 196.0
 SIZE, GLYPH = 11.0, 0.56
 """Of text, and its mean width of a letter in ems."""
 ROW = 17.0
+MARGIN = 12
+"""Around a drawing that stands alone."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -36,12 +38,16 @@ def draw(chart: Chart, *, titled: bool = False, css: str = "") -> str:
     left = 12.0 + max((len(told(t)) for t in y.ticks), default=1) * SIZE * GLYPH
     x = scale(chart.x, [p[0] for p in points], left, WIDTH - 12.0)
     legend, height = _legend(chart, bottom + 50.0)
+    edge = MARGIN if css else 0
+    box = f"{-edge} {-edge} {WIDTH + 2 * edge:g} {height + 2 * edge:g}"
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH:g} {height:g}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="{box}" '
         f'role="img" aria-label="{escape(chart.text)}" font-family="{escape(FONT)}" '
         f'font-size="{SIZE:g}">',
         f"<style>{css}</style>" if css else "",
-        f'<rect class="paper" width="{WIDTH:g}" height="{height:g}"/>' if css else "",
+        f'<rect class="paper" x="-{MARGIN}" y="-{MARGIN}" width="100%" height="100%"/>'
+        if css
+        else "",
         f'<text class="title" x="0" y="15">{escape(chart.title)}</text>' if titled else "",
         *_axes(chart, x, y, left, top, bottom),
         *(_series(s, x, y) for s in chart.series),

@@ -26,7 +26,7 @@ def test_ticks_are_few_even_and_inside(low, span):
     [
         (0.008, 120.0, (0.01, 0.1, 1.0, 10.0, 100.0)),
         (0.03, 0.3, (0.05, 0.1, 0.2)),
-        (1.1, 1.4, (1.1, 1.2, 1.3, 1.4)),
+        (1.1, 1.65, (1.1, 1.2, 1.3, 1.4, 1.5, 1.6)),
     ],
 )
 def test_a_logarithmic_axis_has_powers_or_else_round_numbers(low, high, expected):

@@ -35,7 +35,7 @@ def section(found: Sequence[Scored]) -> Section:
         "sparsity",
         "Sparsity against faithfulness",
         "Each mark is an SAE. The grey line joins those that no other of the same place beats in "
-        "both; hollow marks are controls.",
+        "both; hollow marks are controls, bars confidence intervals.",
         tuple(charts),
         "No SAE has both L0 and one of these metrics.",
     )
