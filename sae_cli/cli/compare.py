@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sae_cli.cli import options as o
 from sae_cli.cli import render
-from sae_cli.cli.output import CompareOutput
 from sae_cli.cli.session import open_sweeps
 from sae_cli.errors import OK, UsageError
-from sae_cli.report.catalogue import meaning
-from sae_cli.report.compare import Comparison, Difference, compare_saes, compare_sweeps
-from sae_cli.report.gather import KEPT, gather
-from sae_cli.report.table import LongRow, long_rows
+from sae_cli.report.catalogue import KEPT, meaning
 from sae_cli.spec.problems import closest
 from sae_cli.store.layout import Workspace
+
+if TYPE_CHECKING:
+    from sae_cli.report.compare import Comparison, Difference
+    from sae_cli.report.table import LongRow
 
 Named = Annotated[
     str,
@@ -37,6 +37,11 @@ def compare(
     verbose: o.Verbose = False,
 ) -> int:
     """Two SAEs or two sweeps, metric by metric: which is better, and whether that can be said."""
+    from sae_cli.cli.found import CompareOutput
+    from sae_cli.report.compare import compare_saes, compare_sweeps
+    from sae_cli.report.gather import gather
+    from sae_cli.report.table import long_rows
+
     workspace = Workspace(store)
     sweeps = {
         opened.graph.sweep.spec.name: long_rows(gather(opened.graph, workspace))

@@ -10,11 +10,8 @@ from sae_cli.plan.predict import Totals
 from sae_cli.plan.reason import Row
 from sae_cli.plan.room import Room
 from sae_cli.plan.waves import Wave
-from sae_cli.report.compare import Comparison
 from sae_cli.report.elbow import Elbow
-from sae_cli.report.pareto import Front
 from sae_cli.report.results import SaeRow
-from sae_cli.report.table import LongRow
 from sae_cli.run.base import Result
 from sae_cli.spec.base import Frozen
 from sae_cli.spec.work import CacheWork
@@ -100,51 +97,6 @@ class RunOutput(Frozen):
 
     version: Literal[1] = 1
     sweeps: tuple[SweepRun, ...]
-
-
-class SweepResults(Frozen):
-    """The results of one sweep, in long form."""
-
-    sweep: str
-    rows: tuple[LongRow, ...]
-    fronts: tuple[Front, ...]
-    """SAEs of a place that no other there beats in L0 and the metric together."""
-    elbows: tuple[Elbow, ...]
-    files: tuple[str, ...]
-    """Where the rows were written."""
-
-
-class ResultsOutput(Frozen):
-    """`saectl results --json`."""
-
-    version: Literal[1] = 1
-    sweeps: tuple[SweepResults, ...]
-
-
-class CompareOutput(Frozen):
-    """`saectl compare --json`."""
-
-    version: Literal[1] = 1
-    comparison: Comparison
-
-
-class SweepReport(Frozen):
-    """The report of one sweep."""
-
-    sweep: str
-    report: str
-    """The page."""
-    tables: tuple[str, ...]
-    plots: tuple[str, ...]
-    no_png: str | None
-    """Why there are no PNG files; null where there are."""
-
-
-class ReportOutput(Frozen):
-    """`saectl report --json`."""
-
-    version: Literal[1] = 1
-    sweeps: tuple[SweepReport, ...]
 
 
 class FreeLine(Frozen):

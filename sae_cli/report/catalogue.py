@@ -13,6 +13,8 @@ from typing import Literal
 
 Direction = Literal["up", "down", "none"]
 Ablation = Literal["none", "zero", "mean"]
+KEPT = "kept"
+"""The slice of the tokens that the mask lets count, of which there is every metric."""
 _VERSION = re.compile(r"_v(\d+)$")
 
 

@@ -15,14 +15,13 @@ from typing import Any
 
 from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.place import folder
+from sae_cli.report.catalogue import KEPT
 from sae_cli.report.results import SaeRow, row_of
 from sae_cli.store.atomic import read_json
 from sae_cli.store.layout import Workspace
 from sae_cli.store.records.ledger import Done, read_done
 
 METRICS, CONFIG = "metrics.json", "cfg.json"
-KEPT = "kept"
-"""The slice of the tokens that the mask lets count, of which there is every metric."""
 _SILENT = "the record gives no reason"
 
 

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sae_cli.plan.place import record_of
-from sae_cli.report.catalogue import Ablation, Direction, meaning, version_of
-from sae_cli.report.gather import KEPT, Measured, Part, Scored
+from sae_cli.report.catalogue import KEPT, Ablation, Direction, meaning, version_of
+from sae_cli.report.gather import Measured, Part, Scored
 from sae_cli.spec.base import Frozen
 from sae_cli.spec.stages import MaskSpec, ModelSpec, Source
 from sae_cli.spec.work import CacheWork, TokensWork, TrainWork
