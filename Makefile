@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 PEERS   = $(VENV)/peers
 
-.PHONY: setup demo test e2e cluster slurm lint type format bench bench-peers ci clean
+.PHONY: setup demo test e2e cluster slurm chromium lint type format bench bench-peers ci clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -36,6 +36,12 @@ slurm:  ## Debian's Slurm and munge, for those tests; its daemons are started by
 	PATH="$$PATH:/usr/sbin"; command -v slurmctld >/dev/null && command -v munged >/dev/null || { \
 	  S=; [ "$$(id -u)" = 0 ] || S=sudo; $$S apt-get update -qq && \
 	  $$S env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge; }
+
+chromium:  ## Debian's Chromium, for the tests that look at reports
+	command -v chromium >/dev/null || { S=; [ "$$(id -u)" = 0 ] || S=sudo; \
+	  $$S apt-get update -qq && \
+	  $$S env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    chromium fonts-dejavu-core; }
 
 lint: setup  ## ruff: errors and formatting
 	$(BIN)/ruff check .

@@ -9,7 +9,19 @@ from typing import Any
 import typer
 
 from sae_cli import __version__
-from sae_cli.cli import bench, gc, inspect, plan, schema, stages, status, verify
+from sae_cli.cli import (
+    bench,
+    compare,
+    gc,
+    inspect,
+    plan,
+    report,
+    results,
+    schema,
+    stages,
+    status,
+    verify,
+)
 from sae_cli.errors import FAILED, INTERRUPTED, OK, USAGE, Interrupted, SaectlError
 from sae_cli.run.world import together
 from sae_cli.spec.work import Kind
@@ -40,6 +52,9 @@ app.command(rich_help_panel=LOOK)(plan.validate)
 app.command(rich_help_panel=LOOK)(plan.plan)
 app.command(rich_help_panel=LOOK)(status.status)
 app.command(rich_help_panel=LOOK)(bench.bench)
+app.command(rich_help_panel=LOOK)(results.results)
+app.command(rich_help_panel=LOOK)(compare.compare)
+app.command(rich_help_panel=LOOK)(report.report)
 app.command("ls", rich_help_panel=KEEP)(inspect.ls)
 app.command(rich_help_panel=KEEP)(inspect.show)
 app.command(rich_help_panel=KEEP)(verify.verify)

@@ -14,6 +14,7 @@ from sae_cli.cli.gc import free_unneeded
 from sae_cli.cli.output import RunOutput, SweepRun, run_line
 from sae_cli.cli.plan import show
 from sae_cli.cli.progress import clock, reporter
+from sae_cli.cli.report import keep
 from sae_cli.cli.session import Opened, open_sweeps, recorded_words, remember
 from sae_cli.errors import FAILED, OK, SaectlError, UsageError
 from sae_cli.plan.choose import Choice, choose
@@ -112,6 +113,7 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
         else:
             for outcome in outcomes:
                 _print(outcome, workspace)
+        keep([(each.graph, each.chosen) for each in outcomes], workspace, told=not json)
         failed = [r for o in outcomes for r in o.results if r.ending in ("failed", "blocked")]
         for r in failed:
             log = f"\n  log: {r.path / 'log.txt'}" if r.ending == "failed" else ""

@@ -49,13 +49,14 @@ def rows(graph: Graph, workspace: Workspace) -> list[SaeRow]:
         score = evals[train.name]
         done = read_done(folder(workspace, score))
         if done is not None:
-            out.append(_row(cell.model, train, score, done.summary, workspace))
+            out.append(row_of(cell.model, train, score, done.summary, workspace))
     return out
 
 
-def _row(
+def row_of(
     model: str, train: Stage, score: Stage, summary: dict[str, Any], workspace: Workspace
 ) -> SaeRow:
+    """The row of one SAE: `summary` is that of its evaluation's record."""
     capture = train.deps["cache"].work
     assert isinstance(capture, CacheWork) and isinstance(train.work, TrainWork)
     assert train.work.train.width is not None

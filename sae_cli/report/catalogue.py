@@ -1,0 +1,139 @@
+"""What each metric is called, in which unit it is, which way is better, and its formula.
+
+The words for readers of a table or a page; the code of the formulas is `sae_cli.stages.metrics`,
+which needs torch and is not imported here. A metric that is not listed keeps its own name and
+claims no direction.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["up", "down", "none"]
+Ablation = Literal["none", "zero", "mean"]
+KEPT = "kept"
+"""The slice of the tokens that the mask lets count, of which there is every metric."""
+_VERSION = re.compile(r"_v(\d+)$")
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """A metric in words."""
+
+    label: str
+    """Short, for the head of a column and an axis."""
+    unit: str
+    """What a value of one means."""
+    direction: Direction
+    """Which way is better."""
+    formula: str
+    form: str = "{:.4f}"
+    """How a value is written for people."""
+    ablation: Ablation = "none"
+    """What the model's own activations are replaced by, in the metric or in its denominator."""
+    model_level: bool = False
+    """Counted over predictions of the model, not over activations."""
+
+    def told(self, value: float | None) -> str:
+        """A value for people; a dash where there is none."""
+        return "–" if value is None else self.form.format(value)
+
+
+_SHARE, _LATENTS, _NATS = "share of variance", "latents", "nats per token"
+CATALOGUE: dict[str, Meaning] = {
+    "l0_v1": Meaning(
+        "L0", _LATENTS, "none", "mean number of latents that are not zero", "{:.1f}"
+    ),
+    "fvu.pooled_v1": Meaning(
+        "FVU", _SHARE, "down", "Σ|x − y|² / Σ|x − x̄|², x̄ the mean of the kept tokens"
+    ),
+    "ev.pooled_v1": Meaning("EV", _SHARE, "up", "1 − FVU"),
+    "ev.per_token_v1": Meaning(
+        "EV per token", _SHARE, "up",
+        "mean of 1 − |x − y|² / |x − m|², m the training mean; without tokens where x = m",
+    ),
+    "mse_v1": Meaning(
+        "MSE", "activation²", "down", "mean of |x − y|², summed over dimensions", "{:.4g}"
+    ),
+    "cosine_v1": Meaning(
+        "Cosine", "cosine", "up", "mean of x·y / (|x||y|), 0 where either is zero"
+    ),
+    "ce.delta_v1": Meaning(
+        "ΔCE", _NATS, "down", "CE spliced − CE clean", "{:.4f}", model_level=True
+    ),
+    "ce_recovered.zero_v1": Meaning(
+        "CE recovered", "share of zero-ablation harm", "up",
+        "(CE zero − CE spliced) / (CE zero − CE clean), of pooled means",
+        ablation="zero", model_level=True,
+    ),
+    "ce_recovered.mean_v1": Meaning(
+        "CE recovered (mean)", "share of mean-ablation harm", "up",
+        "(CE mean − CE spliced) / (CE mean − CE clean), of pooled means",
+        ablation="mean", model_level=True,
+    ),
+    "kl.spliced_v1": Meaning(
+        "KL", _NATS, "down", "mean of Σ p clean (log p clean − log p spliced)", model_level=True
+    ),
+    "top1.agreement_v1": Meaning(
+        "Top-1", "share of predictions", "up",
+        "share of predictions whose most likely token is the clean pass's", model_level=True,
+    ),
+    "ce.clean_v1": Meaning(
+        "CE clean", _NATS, "none", "mean −log p of the next token, clean pass", "{:.4f}",
+        model_level=True,
+    ),
+    "ce.spliced_v1": Meaning(
+        "CE spliced", _NATS, "down", "the same with reconstructions in place", model_level=True
+    ),
+    "ce.zero_v1": Meaning(
+        "CE zero", _NATS, "none", "the same with activations set to zero",
+        ablation="zero", model_level=True,
+    ),
+    "ce.mean_v1": Meaning(
+        "CE mean", _NATS, "none", "the same with activations set to the training mean",
+        ablation="mean", model_level=True,
+    ),
+    "dead_fraction_v1": Meaning(
+        "Dead", "share of latents", "down", "share of latents that fire on no kept token",
+        "{:.1%}",
+    ),
+    "dense_fraction_v1": Meaning(
+        "Dense", "share of latents", "none",
+        "share of latents that fire on more than eval.dense_threshold of the kept tokens",
+        "{:.1%}",
+    ),
+    "l1_v1": Meaning(
+        "L1", "activation", "none", "mean of Σ|f|, decoder rows of unit norm", "{:.4g}"
+    ),
+    "shrinkage_v1": Meaning(
+        "Shrinkage", "ratio", "none", "Σ|y|² / Σx·y; below 1, reconstructions are too small"
+    ),
+    "norm_ratio_v1": Meaning(
+        "Norm ratio", "ratio", "none", "mean of |y| / |x|, without tokens where x = 0"
+    ),
+}  # fmt: skip
+"""In the order in which a reader wants them. x are kept activations, y reconstructions, f latents;
+sums run over the tokens that count."""
+
+
+def meaning(metric: str) -> Meaning:
+    """The words for a metric; for one that is not listed, its name and nothing that is guessed."""
+    return CATALOGUE.get(metric) or Meaning(metric, "", "none", "", "{:.4g}")
+
+
+def version_of(metric: str) -> int | None:
+    """The version in a metric's name; None where the name has none."""
+    found = _VERSION.search(metric)
+    return None if found is None else int(found.group(1))
+
+
+def unversioned(metric: str) -> str:
+    """The name without its version."""
+    return _VERSION.sub("", metric)
+
+
+def ordered(metrics: set[str]) -> list[str]:
+    """Names in the catalogue's order; the others after them, by name."""
+    return [*filter(metrics.__contains__, CATALOGUE), *sorted(metrics - CATALOGUE.keys())]

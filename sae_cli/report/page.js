@@ -1,0 +1,44 @@
+"use strict";
+// The page reads well without this: it sorts the table and shows what a mark says, on touch too.
+const tip = document.getElementById("tip");
+for (const title of document.querySelectorAll(".mark > title")) {
+  title.parentNode.dataset.tip = title.textContent;
+  title.remove();
+}
+for (const cell of document.querySelectorAll("td[title], .null")) {
+  cell.dataset.tip = cell.title;
+  cell.removeAttribute("title");
+}
+function show(event) {
+  const about = event.target.closest && event.target.closest("[data-tip]");
+  tip.hidden = !about;
+  if (!about) return;
+  tip.textContent = about.dataset.tip;
+  const at = about.getBoundingClientRect(), own = tip.getBoundingClientRect();
+  const middle = at.left + at.width / 2 - own.width / 2;
+  tip.style.left = Math.max(8, Math.min(middle, innerWidth - own.width - 8)) + "px";
+  tip.style.top = (at.top > own.height + 12 ? at.top - own.height - 6 : at.bottom + 6) + "px";
+}
+for (const kind of ["pointerover", "click", "focusin"]) document.addEventListener(kind, show);
+document.addEventListener("scroll", () => { tip.hidden = true; }, { capture: true, passive: true });
+
+const body = document.querySelector("#table tbody");
+const heads = [...document.querySelectorAll("#table thead th")];
+const valueOf = (row, i) => {
+  const cell = row.cells[i];
+  if (!cell.dataset.metric) return cell.textContent;
+  return cell.dataset.value === undefined ? null : Number(cell.dataset.value);
+};
+const words = new Intl.Collator("en", { numeric: true });
+heads.forEach((head, i) => head.querySelector("button").addEventListener("click", () => {
+  const down = head.getAttribute("aria-sort") === "ascending";
+  heads.forEach((other) => other.removeAttribute("aria-sort"));
+  head.setAttribute("aria-sort", down ? "descending" : "ascending");
+  const rows = [...body.rows].sort((a, b) => {
+    const x = valueOf(a, i), y = valueOf(b, i);
+    if (x === null || y === null) return (x === null) - (y === null);
+    const order = typeof x === "number" ? x - y : words.compare(x, y);
+    return down ? -order : order;
+  });
+  body.append(...rows);
+}));
