@@ -42,8 +42,8 @@ class Released:
     """Of its folder."""
     folder: Path
     layer: int
-    stats: Path
-    """Of what it reads (`Moments.to_bytes`)."""
+    stats: Moments
+    """Of what it reads."""
     sweep: Mapping[str, Any]
     """All that was asked for but the layer; equal for the layers of a set."""
 
@@ -51,7 +51,7 @@ class Released:
         """The SAE, and rows to compare it on."""
         held = load_sae(self.folder)
         coder = Coder(held.tensors, held.arch, held.k, held.cfg["metadata"])
-        return coder, rows_like(Moments.from_bytes(self.stats.read_bytes()))
+        return coder, rows_like(self.stats)
 
 
 @dataclass

@@ -29,6 +29,7 @@ from sae_cli.stages.card import card
 from sae_cli.stages.formats import Account, Released, export
 from sae_cli.stages.metrics import DENSITY, METRICS
 from sae_cli.stages.task import Dep, Task
+from sae_cli.store.acts.array import stats_of
 from sae_cli.store.atomic import read_json, sha256_of, write_bytes, write_json
 from sae_cli.store.layout import StageDir
 from sae_cli.store.weights import CFG, load_sae, save_sae
@@ -97,7 +98,7 @@ def _formats(
         assert isinstance(train, TrainWork) and isinstance(cache.work, CacheWork)
         place = {"model": identity(cache.work.model), "site": cache.work.site}
         sweep = {**identity(train.train), **place}
-        stats = StageDir(cache.path).stats
+        stats = stats_of(StageDir(cache.path))
         saes.append(Released(name, draft / name, cache.work.layer, stats, sweep))
     leave = partial(task.leave, "its start: a release begins again")
     accounts = export(work.release.formats, saes, draft, leave)

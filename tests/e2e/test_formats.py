@@ -81,6 +81,8 @@ def test_manifest_and_card_say_what_is_there_and_what_is_not(store: Path, suite:
             assert found["l0"] == found["l0_there"] > 0 and found["rows_on_a_boundary"] == 0
             assert found["max_difference"] < 1e-6
             assert any(name.startswith(found["folder"] + "/") for name in manifest["files"])
+    record = json.loads(next(suite.glob("formats/sparsify/*/saectl.json")).read_text())
+    assert record["metadata"]["saectl"]["mask"]["first_positions"] == 1, "which tokens count"
     card = (suite / "README.md").read_text()
     for name, count in WRITTEN.items():
         assert re.search(rf"\[{name}\]\(formats/{name}\) \| {count} \| \d", card), name

@@ -30,8 +30,7 @@ def released(tmp_path: Path) -> Any:
             provenance=given.record,
         )  # fmt: skip
         save_sae(tmp_path / "draft" / name, given.tensors, cfg)
-        stats = tmp_path / "stats.safetensors"
-        stats.write_bytes(Moments.of(inputs(2000)).to_bytes())
+        stats = Moments.of(inputs(2000))
         assert given.layer is not None
         return Released(name, tmp_path / "draft" / name, given.layer, stats, sweep)
 
