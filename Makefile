@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 PEERS   = $(VENV)/peers
 
-.PHONY: setup demo test e2e cluster slurm chromium lint type format bench bench-peers ci clean
+.PHONY: setup demo test e2e cluster slurm chromium lint type format bench peers test-peers bench-peers ci clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -57,14 +57,19 @@ format: setup  ## ruff: mend what it can
 bench: setup  ## ratios against raw tools, on this machine
 	$(BIN)/python bench/store.py
 
-bench-peers: $(PEERS)/.ready  ## a training step against other trainers, in their own environment
+peers: $(PEERS)/.ready  ## an environment with the projects whose files we write
+
+test-peers: setup peers  ## only the tests that ask another project's own loader
+	SAECTL_PEERS=$(PEERS)/bin/python SAECTL_NEEDS_PEERS=1 $(BIN)/python -m pytest -m peers
+
+bench-peers: peers  ## a training step against other trainers, in their own environment
 	$(PEERS)/bin/python bench/train_step.py
 
 $(PEERS)/.ready: pyproject.toml constraints.txt bench/peers.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch
 	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --editable . -r bench/peers.txt
-	$(PEERS)/bin/python -m pip install --quiet --no-deps dictionary-learning==0.1.0 nnsight==0.3.7
+	$(PEERS)/bin/python -m pip install --quiet --no-deps dictionary-learning==0.1.0 nnsight==0.3.7 circuit-tracer==0.5.0
 	touch $(PEERS)/.ready
 
 ci: lint type test  ## what continuous integration runs

@@ -93,7 +93,18 @@ def _release_bytes(stage: Stage, work: ReleaseWork) -> int | None:
             if found is None:
                 return None
             total += found + _density_bytes(sae.work.train, 4)
+            held = _held_by(sae.work.train) & set(work.release.formats)
+            total += len(held) * (_sae_bytes(sae, sae.work.train, 4) or 0)
     return total
+
+
+def _held_by(train: Train) -> set[str]:
+    """The formats of a release, besides SAELens's, that can hold an SAE so trained."""
+    if getattr(train, "out_site", None) is not None:
+        return {"sparsify"} if train.arch == "topk" else {"circuit-tracer"}
+    if train.arch == "topk":
+        return {"sparsify", "dictionary_learning", "qwen-scope"}
+    return {"dictionary_learning", "gemma-scope"}
 
 
 def _density_bytes(train: Train, size: int) -> int:

@@ -30,6 +30,9 @@ SHARD_ROWS = 32_768
 CHUNK_TOKENS = 2**18
 """Packed tokens that are committed at once, about."""
 Role = Annotated[str, Field(min_length=1)]
+ReleaseFormat = Literal[
+    "saelens", "sparsify", "dictionary_learning", "qwen-scope", "gemma-scope", "circuit-tracer"
+]
 
 
 class ModelSpec(Frozen):
@@ -263,6 +266,16 @@ class ReleaseSpec(Frozen):
     """Who trained the suite."""
     dtype: Dtype = "float32"
     """Number format of the released weights."""
+    formats: Annotated[tuple[ReleaseFormat, ...], Later()] = ()
+    """Other projects' files to write besides, under `formats/`, each read back and compared with
+    the SAE. Folders that SAELens loads are always written. An SAE that a format can't hold is named
+    with the reason in card and manifest; a format that can hold none fails the release."""
+
+    @field_validator("formats")
+    @classmethod
+    def _formats_in_one_order(cls, formats: tuple[ReleaseFormat, ...]) -> tuple[ReleaseFormat, ...]:
+        """Their order changes nothing, and `saelens` is always there: no key may follow either."""
+        return tuple(sorted(set(formats) - {"saelens"}))
 
 
 class WandbSpec(Frozen):

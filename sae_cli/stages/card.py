@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from sae_cli import __version__
 from sae_cli.spec.work import ReleaseWork
+from sae_cli.stages.formats import Account
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,13 @@ class _Entry:
         return "-" if value is None else format(value, form)
 
 
-def card(work: ReleaseWork, entries: Sequence[dict[str, Any]]) -> str:
-    """Markdown of the card. `entries` hold folder, cfg and metrics of each SAE."""
+def card(
+    work: ReleaseWork,
+    entries: Sequence[dict[str, Any]],
+    formats: Mapping[str, Account] | None = None,
+) -> str:
+    """Markdown of the card. `entries` hold folder, cfg and metrics of each SAE, `formats` what
+    became of each other format that was asked for."""
     from jinja2 import Environment, StrictUndefined
 
     template = (files("sae_cli.stages") / "card.md.j2").read_text(encoding="utf-8")
@@ -64,6 +70,7 @@ def card(work: ReleaseWork, entries: Sequence[dict[str, Any]]) -> str:
         version=__version__,
         dtype=work.release.dtype,
         entries=seen,
+        formats=formats or {},
         models=_unique(_model(e) for e in seen),
         data=_unique(_data(e.own["data"]) for e in seen),
         masks=_unique(_mask(e.own["mask"]) for e in seen),

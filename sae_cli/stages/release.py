@@ -2,14 +2,17 @@
 
 Every SAE folder loads in SAELens 6 as it stands; the suite has a card made from the records and a
 manifest with the sha256 of every file. Nothing is typed by hand, nothing carries a time or a path
-of this machine, and what was written is read back and compared before the stage says done.
+of this machine, and what was written is read back and compared before the stage says done. So it is
+with the files of other projects that `release.formats` asks for (`stages.formats`).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,16 @@ from safetensors.torch import load_file
 from sae_cli import __version__
 from sae_cli.errors import StoreError
 from sae_cli.sae.base import SAE
+from sae_cli.spec.base import identity
 from sae_cli.spec.stages import ReleaseSpec
-from sae_cli.spec.work import ReleaseWork
+from sae_cli.spec.work import CacheWork, ReleaseWork, TrainWork
 from sae_cli.stages.card import card
+from sae_cli.stages.formats import Account, Released, export
 from sae_cli.stages.metrics import DENSITY, METRICS
 from sae_cli.stages.task import Dep, Task
+from sae_cli.store.acts.array import stats_of
 from sae_cli.store.atomic import read_json, sha256_of, write_bytes, write_json
+from sae_cli.store.layout import StageDir
 from sae_cli.store.weights import CFG, load_sae, save_sae
 
 MANIFEST, CARD = "manifest.json", "README.md"
@@ -53,7 +60,8 @@ def _release(task: Task) -> None:
         task.report.at(i + 1)
         if i + 1 < len(evals):
             task.leave("its start: a release begins again")
-    write_bytes(draft / CARD, card(work, entries).encode())
+    accounts = _formats(task, draft, evals, [str(e["folder"]) for e in entries])
+    write_bytes(draft / CARD, card(work, entries, accounts).encode())
     files = sorted(p for p in draft.rglob("*") if p.is_file())
     listed = {
         p.relative_to(draft).as_posix(): {"sha256": sha256_of(p), "bytes": p.stat().st_size}
@@ -66,6 +74,7 @@ def _release(task: Task) -> None:
             "saectl": __version__,
             "suite": work.name,
             "key": task.key,
+            **({"formats": {n: asdict(a) for n, a in accounts.items()}} if accounts else {}),
             "files": listed,
         },
     )
@@ -73,6 +82,30 @@ def _release(task: Task) -> None:
     draft.rename(final)
     result = [f"{work.name}/{name}" for name in [*listed, MANIFEST]]
     task.finish(result, {"saes": len(entries), "path": work.name})
+
+
+def _formats(
+    task: Task, draft: Path, evals: Iterable[str], folders: Sequence[str]
+) -> dict[str, Account]:
+    """The other formats that are asked for, of the SAEs whose folders are written."""
+    work = task.work
+    assert isinstance(work, ReleaseWork)
+    if not work.release.formats:
+        return {}
+    saes = []
+    for sae, name in zip(evals, folders, strict=True):
+        train, cache = task.deps[f"train/{sae}"].work, task.deps[f"cache/{sae}"]
+        assert isinstance(train, TrainWork) and isinstance(cache.work, CacheWork)
+        place = {"model": identity(cache.work.model), "site": cache.work.site}
+        sweep = {**identity(train.train), **place}
+        stats = stats_of(StageDir(cache.path))
+        saes.append(Released(name, draft / name, cache.work.layer, stats, sweep))
+    leave = partial(task.leave, "its start: a release begins again")
+    accounts = export(work.release.formats, saes, draft, leave)
+    for form, account in accounts.items():
+        for reason, count in account.reasons.items():
+            task.report.note(f"not as {form}: {count} of {len(saes)} SAEs ({reason})")
+    return accounts
 
 
 def _folder_name(train: Dep, taken: Sequence[str]) -> str:

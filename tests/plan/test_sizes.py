@@ -22,7 +22,7 @@ data: {tokens: 20_000, heldout_tokens: 2000, context: 64}
 cache: {dtype: DTYPE, batch_tokens: 2048, chunk_bytes: 131_072, shard_bytes: 600_000}
 train: {num_tokens: 1024, batch_size: 512, shuffle_tokens: 4096}
 eval: {tokens: 512}
-release: {dtype: DTYPE_OUT}
+release: {dtype: DTYPE_OUT, formats: [sparsify, dictionary_learning, gemma-scope]}
 matrix:
   layer: [1]
   site: [attn_z, resid_post]

@@ -1,0 +1,1 @@
+"""SAE files of other projects, written and read: one module a format."""
