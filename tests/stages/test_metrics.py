@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_cli.stages.metrics import LossMeter, Metric, ReconstructionMeter, splice_metrics
+from sae_cli.stages.losses import LossMeter, splice_metrics
+from sae_cli.stages.metrics import Metric, ReconstructionMeter
 
 D_IN, D_SAE, TOKENS = 12, 40, 300
 
