@@ -112,9 +112,11 @@ class Controls:
 
     def _find_directions(self, sites: Iterable[Site]) -> None:
         new = sorted(sites, key=lambda site: site.tap.name)
+        if not new:
+            return
         sums = [Covariance(site.mean) for site in new]
         reader, size = Capture(self._model, [site.tap for site in new]), self._passes.batch_rows
-        for b in range(min(self._passes.count, -(-PCA_TOKENS // size)) if new else 0):
+        for b in range(min(self._passes.count, -(-PCA_TOKENS // size))):
             tokens, reasons = self._passes.batch(b)
             for site, total, acts in zip(new, sums, reader(tokens), strict=True):
                 rows = acts.flatten(0, 1)

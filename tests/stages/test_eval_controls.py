@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from judging import BATCHES, Sweep
 
 from sae_cli.lm import masks
 from sae_cli.plan.place import folder
-from sae_cli.spec.stages import MaskSpec
+from sae_cli.sae.controls import Control
+from sae_cli.spec.stages import EvalSpec, MaskSpec
 from sae_cli.stages import eval as stage
-from sae_cli.stages.eval_controls import TRANSCODER
-from sae_cli.stages.eval_place import Batch, Counts
+from sae_cli.stages.eval_controls import TRANSCODER, Controls
+from sae_cli.stages.eval_place import Batch, Counts, Place
+from sae_cli.stages.eval_sae import Judged
 from sae_cli.stages.metrics import METRICS
+from sae_cli.stages.scores import Scores
 
 PARTS = {"metrics", "intervals", "tokens", "predictions", "slices"}
 ALL = ("neurons", "pca", "random")
@@ -164,3 +168,44 @@ def test_an_evaluation_without_controls_keeps_its_key(tmp_path: Path) -> None:
     assert keys[0] == keys[1] != keys[2] == keys[3]
     trained = [[each.deps["train"].key for each in s.evals] for s in (plain, more)]
     assert trained[0] == trained[1]
+
+
+@pytest.mark.parametrize(
+    ("l0", "tokens", "reason"),
+    [(0.0, True, "the SAE's L0 rounds to 0"), (0.0, False, "no token was kept")],
+)
+def test_where_there_can_be_no_control_all_is_null_and_says_why(
+    judged: Sweep, l0: float, tokens: bool, reason: str
+) -> None:
+    """All latents dead; an empty mask."""
+    d, k = 4, 6
+    site: Any = Fake()
+    site.mean, site.limit = torch.zeros(d), None
+    place = Place(site, site, 1)
+    one: Any = Judged.__new__(Judged)
+    one.task = judged.task(judged.evals[0], lambda: False)
+    Scores.__init__(one, Control(site.mean, torch.eye(k)[:, :d], 1), place)
+    n = 9 if tokens else 0
+    one.rebuilt.update(torch.ones(n, d), torch.ones(n, d), torch.full((n, k), l0))
+    spec = EvalSpec(controls=("neurons",), splice=False)
+    unused: Any = None
+    controls = Controls(spec, unused, unused, torch.device("cpu"))
+    assert controls.beside([one]) == []
+    (row,) = controls.records(one)
+    assert (row["reason"], row["k"], row["tokens"]) == (reason, None, 0)
+    parts = [row, *row["slices"].values()]
+    for metric in (m for part in parts for m in part["metrics"].values()):
+        assert metric == {"value": None, "reason": reason}
+
+
+def test_principal_directions_need_no_stored_activations(judged: Sweep, tmp_path: Path) -> None:
+    """Freed ones leave their record and statistics; the numbers are the same."""
+    shutil.copytree(judged.workspace.root, tmp_path / "store", symlinks=True)
+    freed = Sweep(tmp_path, "eval.controls=[random,pca,neurons]")
+    one = freed.evals[0]
+    shutil.rmtree(folder(freed.workspace, one.deps["cache"]).path / "activations.zarr")
+    file = folder(freed.workspace, one).path / METRICS
+    before = file.read_bytes()
+    file.unlink()
+    freed.run([one])
+    assert file.read_bytes() == before
