@@ -7,7 +7,9 @@ count once, however many stages share them, so costs are per job. Per token:
     logits           2 d_model vocab
     capture          layers 0 to the deepest that is tapped: nothing behind it runs
     evaluation       (whole forward and logits) (clean, zeros, mean, one for each SAE), and for each
-                     SAE encoder and decoder, dense, on what counts and again within its splice
+                     SAE encoder and decoder, dense, on what counts and again within its splice;
+                     with controls a clean forward more, one for each control of each SAE (at most:
+                     which ones share theirs is measured), and their products
     training         2 d_in width (encoder); where only k latents are touched, 2 k (d_in + 3 d_out)
                      (decoder, gradient of the values, of the decoder, of the encoder); where all
                      are, 2 d width for each dense product of `DENSE`
@@ -157,7 +159,9 @@ def _training(stages: Sequence[Stage]) -> tuple[int, int, int | None]:
 def _evaluation(stages: Sequence[Stage], spec: EvalSpec) -> tuple[int, int | None, int | None]:
     first, context = stages[0], _context(stages[0])
     tokens = eval_tokens(first, spec)
-    passes = 3 + len(stages) if spec.splice else 1
+    plain = [stage for stage in stages if "target" not in stage.deps]  # transcoders have none
+    shown = len(plain) * len(spec.controls)
+    passes = (3 + len(stages) + shown if spec.splice else 1) + bool(shown)
     forward = None
     if first.facts is not None:
         layers = forward_flops(first.facts, first.facts.n_layers, context)
@@ -171,4 +175,8 @@ def _evaluation(stages: Sequence[Stage], spec: EvalSpec) -> tuple[int, int | Non
             return tokens, forward, None
         assert isinstance(train, TrainWork) and train.train.width is not None
         arithmetic += tokens * times * 2 * sum(dims) * train.train.width
+        if stage in plain:
+            rows = {"pca": 2 * dims[0], "random": 3 * train.train.width}
+            products = sum(rows.get(name, 0) for name in spec.controls)
+            arithmetic += tokens * times * 2 * dims[0] * products
     return tokens, forward, arithmetic

@@ -20,6 +20,7 @@ FORWARD: tuple[Site, ...] = (
 """The sites of a layer in the order in which a forward pass meets them."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 StoredDtype = Literal["float32", "bfloat16", "float16", "int8"]
+Control = Literal["pca", "neurons", "random"]
 BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 INT8_BLOCK = 64
 """Dimensions that share a scale in int8."""
@@ -251,6 +252,16 @@ class EvalSpec(Frozen):
     """Measure CE and KL with the reconstruction put back into the model."""
     dense_threshold: Fraction = 0.1
     """A latent that fires on more than this share of tokens counts as dense."""
+    controls: Annotated[tuple[Control, ...], Later()] = ()
+    """What is judged beside each SAE at its L0: `pca` (principal directions of training
+    activations), `neurons` (the site's own coordinates), `random` (as many random directions as
+    the SAE has latents). They add a pass over the held-out text and enter the key."""
+
+    @field_validator("controls")
+    @classmethod
+    def _controls_in_one_order(cls, names: tuple[Control, ...]) -> tuple[Control, ...]:
+        """Their order changes nothing, so it must not change the key."""
+        return tuple(sorted(set(names)))
 
 
 class ReleaseSpec(Frozen):

@@ -3,7 +3,9 @@
 All SAEs of a model share its clean forward, those of a site the ablated ones too; each has one
 spliced forward a batch, which begins at its layer (`lm.restart`). Where they don't fit into memory
 together, they are judged in rounds (`eval_rounds`). A number depends on its SAE alone, never on
-who else is judged with it.
+who else is judged with it. Where `eval.controls` names some, each round has a second pass, for the
+controls of its SAEs (`eval_controls`): where an SAE is at least as wide as its site, they take no
+more memory than it took.
 
 Where a token does not count, every pass keeps the original activation, so clean, spliced and
 ablated runs differ only where the SAE is being judged. A transcoder's prediction takes the place of
@@ -17,7 +19,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from sae_cli.errors import ModelError, StoreError
@@ -28,9 +29,13 @@ from sae_cli.lm.restart import Clean, Forwards, spot
 from sae_cli.lm.splice import masked
 from sae_cli.spec.stages import EvalSpec
 from sae_cli.spec.work import CacheWork, EvalWork, TokensWork
+from sae_cli.stages.eval_controls import Controls
+from sae_cli.stages.eval_place import Batch, Counts, Place, Site
 from sae_cli.stages.eval_rounds import Seat, room_for, rounds
-from sae_cli.stages.eval_sae import SPLIT, Judged, Place, Site
+from sae_cli.stages.eval_sae import SPLIT, Judged
 from sae_cli.stages.grid_memory import free_memory
+from sae_cli.stages.passes import Passes
+from sae_cli.stages.scores import Scores
 from sae_cli.stages.task import Task
 from sae_cli.store.blocks import BlockReader
 
@@ -48,32 +53,51 @@ def run(tasks: Sequence[Task]) -> None:
     assert isinstance(capture, CacheWork)
     device = pick_device(first.device)
     model = load_model(capture.model, device)
-    seats = _seats(tasks, model, device)
     text = _Text(first, work.eval, source.data.context, device)
+    seats = _seats(tasks, model, device, text.documents)
     on_device, on_host = free_memory(first.device)
     free = on_host if on_device is None else on_device
     going = rounds(seats, room_for(free, model, text.per * text.context))
     one = first.slug if len(tasks) == 1 else f"{len(tasks)} SAEs of {model_name(capture.model)}"
-    first.report.begin(one, len(going) * text.tokens, 0, "tokens")
+    controls = _controls(first, work.eval, model, device)
+    text.passes = 1 if controls is None else 2
+    first.report.begin(one, len(going) * text.passes * text.tokens, 0, "tokens")
     if len(going) > 1:
         first.report.note(
             f"{len(seats)} SAEs are judged in {len(going)} rounds: together they need more memory "
             "than there is"
         )
-    forwards, judged_sites, made = Forwards(model), set[Site](), 0
+    forwards, judged_sites, made, shown = Forwards(model), set[Site](), 0, 0
     for number, some in enumerate(going):
         judged = _judged(some, device)
-        done = number * text.tokens
+        tasks = [each.task for each in judged]
         if judged:
-            _round(forwards, judged, text, work.eval.splice, done)
+            _round(forwards, judged, tasks, text, work.eval.splice, number * text.passes)
             made += len(judged)
             judged_sites |= {each.place.site for each in judged}
+            for each in judged:
+                each.drop()
+        beside = [] if controls is None else controls.beside(judged)
+        if controls is not None and beside:
+            _round(forwards, beside, tasks, text, work.eval.splice, number * text.passes + 1)
+            shown += len(beside)
+            controls.settle()
+        del beside
         if number == len(going) - 1:
-            edits = 2 * len(judged_sites) + made if work.eval.splice else 0
-            least = len(text.starts) * (1 + edits) if made else 0
+            edits = 2 * len(judged_sites) + made + shown if work.eval.splice else 0
+            least = len(text.starts) * (1 + bool(shown) + edits) if made else 0
             first.report.note(_told(forwards, least))
         for each in judged:
-            each.write(work.eval)
+            each.write(work.eval, () if controls is None else controls.records(each))
+
+
+def _controls(
+    task: Task, spec: EvalSpec, model: PreTrainedModel, device: torch.device
+) -> Controls | None:
+    if not spec.controls:
+        return None
+    passes = Passes(BlockReader(task.deps["tokens"].path), spec.batch_tokens)
+    return Controls(spec, model, passes, device)
 
 
 class _Text:
@@ -88,17 +112,32 @@ class _Text:
         """Blocks in a batch, at most."""
         self.tokens = self._count * context
         self.starts = range(0, self._count, self.per)
+        self.passes = 1
+        """How often a round goes over it."""
+        some = [np.unique(self._documents(start)) for start in self.starts]
+        self._numbers = np.unique(np.concatenate(some))
+        self.documents = len(self._numbers)
+        """How many documents the text is of."""
 
-    def __iter__(self) -> Iterator[tuple[int, Tensor, NDArray[np.uint8]]]:
-        """Tokens so far, and a batch: int64 `[b, C]` on the device, and why tokens don't count."""
+    def _documents(self, start: int) -> NDArray[np.int64]:
+        return self._blocks.document(SPLIT, start, min(start + self.per, self._count))
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        """Tokens so far, and a batch."""
         for start in self.starts:
             stop = min(start + self.per, self._count)
             tokens = torch.from_numpy(self._blocks.tokens(SPLIT, start, stop).astype(np.int64))
             reasons = self._blocks.reasons(SPLIT, start, stop)
-            yield stop * self.context, tokens.to(self._device), reasons
+            found = torch.from_numpy(np.searchsorted(self._numbers, self._documents(start)))
+            yield (
+                stop * self.context,
+                Batch(tokens.to(self._device), reasons, found.to(self._device)),
+            )
 
 
-def _seats(tasks: Sequence[Task], model: PreTrainedModel, device: torch.device) -> list[Seat]:
+def _seats(
+    tasks: Sequence[Task], model: PreTrainedModel, device: torch.device, documents: int
+) -> list[Seat]:
     """Each task with its place, of which there is one for all that read and write the same."""
     sites: dict[str, Site] = {}
     places: dict[tuple[Site, Site], Place] = {}
@@ -113,7 +152,7 @@ def _seats(tasks: Sequence[Task], model: PreTrainedModel, device: torch.device) 
             task.fail(error)
             continue
         pair = sites[roles[0].key], sites[roles[-1].key]
-        seats.append(Seat(task, places.setdefault(pair, Place(*pair))))
+        seats.append(Seat(task, places.setdefault(pair, Place(*pair, documents))))
     return seats
 
 
@@ -129,69 +168,72 @@ def _judged(seats: Sequence[Seat], device: torch.device) -> list[Judged]:
 
 
 def _round(
-    forwards: Forwards, judged: Sequence[Judged], text: _Text, splice: bool, before: int
-) -> None:
-    """All the text for these SAEs; `before` tokens were done in earlier rounds."""
-    task = judged[0].task
-    for done, tokens, reasons in text:
-        batch(forwards, judged, tokens, reasons, splice)
-        for each in judged:
-            each.task.progress(done, text.tokens)
-        task.report.at(before + done)
-        if done < text.tokens:
-            task.leave("its start: an evaluation begins again")
-    for each in judged:
-        each.place.ablated = splice
-
-
-def batch(
     forwards: Forwards,
-    judged: Sequence[Judged],
-    tokens: Tensor,
-    reasons: NDArray[np.uint8],
+    judged: Sequence[Scores],
+    tasks: Sequence[Task],
+    text: _Text,
     splice: bool,
+    before: int,
 ) -> None:
-    """Show a batch, int64 `tokens` `[b, C]` with the `reasons` of packing, to all of them."""
+    """All the text for these coders, on behalf of the round's tasks; so many passes went
+    `before`."""
+    own = before % text.passes * text.tokens
+    for done, some in text:
+        batch(forwards, judged, some, splice)
+        for task in tasks:
+            task.progress(own + done, text.passes * text.tokens)
+        tasks[0].report.at(before * text.tokens + done)
+        if done < text.tokens:
+            tasks[0].leave("its start: an evaluation begins again")
+    for each in judged:
+        each.place.seen = True
+
+
+def batch(forwards: Forwards, judged: Sequence[Scores], some: Batch, splice: bool) -> None:
+    """Show a batch to all of them."""
     places = list(dict.fromkeys(each.place for each in judged))
     taps = [site.tap for place in places for site in (place.read, place.site)]
     edits = [place.site.tap for place in places] if splice else []
-    clean = forwards.clean(tokens, taps, edits)
-    keep = {place: place.keep(clean, reasons) for place in places}
+    clean = forwards.clean(some.tokens, taps, edits)
+    counts = {place: place.counts(clean, some) for place in places}
     if splice:
-        _ablate(forwards, clean, keep)
+        _ablate(forwards, clean, counts)
     for place in places:
-        counts = keep[place]
-        kept = clean.acts[spot(place.read.tap)][counts]
-        wanted = clean.acts[spot(place.site.tap)][counts]
+        here = counts[place]
+        kept = clean.acts[spot(place.read.tap)][here.keep]
+        wanted = clean.acts[spot(place.site.tap)][here.keep]
+        if not place.seen:
+            place.centred.add(wanted, here.kept_by_document)
+            loud = clean.acts[spot(place.site.tap)][here.outliers]
+            place.centred_outliers.add(loud, here.outliers_by_document)
         for each in judged:
             if each.place is not place:
                 continue
-            latents = each.sae.encode(kept)
-            each.rebuilt.update(wanted, each.sae.decode(latents, kept), latents)
-            del latents
+            each.rebuild(clean, kept, wanted, here)
             if splice:
-                edit = masked(each.edit(clean), counts)
+                edit = masked(each.edit(clean), here.keep)
                 changed = forwards.edited(clean, place.site.tap, edit)
-                each.loss.update(clean.logits, changed, tokens, counts)
+                each.losses.update(clean, changed, here)
                 del changed
 
 
-def _ablate(forwards: Forwards, clean: Clean, keep: dict[Place, Tensor]) -> None:
+def _ablate(forwards: Forwards, clean: Clean, counts: dict[Place, Counts]) -> None:
     """The ablated forwards, once for all places of one site where the same tokens count."""
-    left = [place for place in keep if not place.ablated]
+    left = [place for place in counts if not place.seen]
     while left:
         first = left[0]
+        keep = counts[first].keep
         alike = [
             place
             for place in left
-            if place.site is first.site and torch.equal(keep[place], keep[first])
+            if place.site is first.site and torch.equal(counts[place].keep, keep)
         ]
         left = [place for place in left if place not in alike]
         for which, (_, edit) in enumerate(first.ablations()):
-            changed = forwards.edited(clean, first.site.tap, masked(edit, keep[first]))
+            changed = forwards.edited(clean, first.site.tap, masked(edit, keep))
             for place in alike:
-                meter, _ = place.ablations()[which]
-                meter.update(clean.logits, changed, clean.blocks, keep[place])
+                meters, _ = place.ablations()[which]
+                meters.update(clean, changed, counts[place])
 
 
 def _told(forwards: Forwards, least: int) -> str:

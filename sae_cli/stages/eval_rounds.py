@@ -16,14 +16,17 @@ from transformers import PreTrainedModel
 from sae_cli.lm.anatomy import width as d_model
 from sae_cli.lm.restart import skipped, spot
 from sae_cli.spec.work import TrainWork
-from sae_cli.stages.eval_sae import Place, Site
-from sae_cli.stages.metrics import POSITIONS_AT_ONCE
+from sae_cli.stages.bootstrap import UNITS
+from sae_cli.stages.eval_place import Place, Site
+from sae_cli.stages.losses import POSITIONS_AT_ONCE
 from sae_cli.stages.task import Task
 
 DENSE = 5
 """float32 tensors [tokens, d_sae] that encoding and counting have alive, at most."""
 THIN = 100
 """Bytes a token and dimension that counting errors takes: about a dozen tensors in float64."""
+CENTRED = 3
+"""float64 tensors [documents, d] of a place: of tokens that count, of outliers, and of both."""
 LOGITS = 3
 """float32 tensors [tokens, vocabulary]: the clean ones, the edited ones, and those not widened."""
 LOSS = 8
@@ -74,9 +77,12 @@ def need(seats: Sequence[Seat], model: PreTrainedModel, tokens: int) -> int:
     seen = {spot(site.tap): site.tap.dim for site in sites}
     begun = {skipped(seat.place.site.tap) for seat in seats}
     dims = max(seen.values())
+    places = {seat.place for seat in seats}
+    units = min(UNITS, max(place.n_documents for place in places))
+    by_document = 8 * units * sum(CENTRED * place.site.tap.dim for place in places)
     weights = [_weights(seat) for seat in seats]
-    kept = sum(weights) + tokens * size * (sum(seen.values()) + d * len(begun))
-    encode = tokens * (4 * DENSE * max(map(_width, seats)) + THIN * dims)
+    kept = sum(weights) + by_document + tokens * size * (sum(seen.values()) + d * len(begun))
+    encode = tokens * (4 * DENSE * max(map(_width, seats)) + THIN * dims + 8 * min(units, tokens))
     spread = 4 * LOSS * min(tokens, POSITIONS_AT_ONCE) * vocabulary
     logits = 4 * LOGITS * tokens * vocabulary
     return kept + logits + max(encode, spread, tokens * size * INSIDE * d, LOADED * max(weights))

@@ -2,23 +2,32 @@
 
 Meters are fed batch by batch and sum in float64, so how tokens are cut into batches does not
 matter. A figure that can't be computed is null and says why; it is never -1 or 0. A change to a
-formula is a new version in its name. Which tokens count is decided by the caller's mask.
+formula is a new version in its name. Which tokens count is decided by the caller's mask. Here is
+what is measured of activations; `losses` has what is measured of the model behind them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sae_cli.stages.bootstrap import Interval, Segments, UnitSums, interval
+
 METRICS, DENSITY = "metrics.json", "density.safetensors"
 """The files of an evaluation: metrics by name, and how often each latent fires."""
 NO_TOKENS = "no token was kept"
+NO_SUM = "a share of latents, not a sum over documents"
 HISTOGRAM_DECADES, BINS_PER_DECADE = 8, 4
-POSITIONS_AT_ONCE = 512
 SUMS = ("error", "around", "per_token", "cosine", "l1", "yy", "xy", "norm_ratio")
+BY_UNIT = (*SUMS, "fires", "n", "n_spread", "n_nonzero")
+"""What is summed by document: the same, and how many tokens and active latents there are."""
+Figures = dict[str, tuple[Any, Any]]
+"""Numerators and denominators by name, of floats, or of a figure's resamples."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,33 @@ def ratio(numerator: float, denominator: float, zero: str) -> Metric:
 def number(value: float) -> Metric:
     """A figure, or null where it is not finite."""
     return Metric(value) if math.isfinite(value) else Metric(None, f"the sum is {value}")
+
+
+class CentredSums:
+    """Sums of x - m by document, which need x alone: one for all SAEs of the same tokens."""
+
+    def __init__(self, mean: Tensor, documents: int) -> None:
+        """`mean [d_in]` is the site's stored training mean m."""
+        self.mean, self.units = mean.double(), UnitSums(documents, len(mean))
+        self._squares: Tensor | None = None
+
+    def add(self, x: Tensor, segments: Segments) -> None:
+        """Count tokens `x [n, d_in]`, in the order of those of `segments`."""
+        self.units.add(x.double() - self.mean, segments)
+        self._squares = None
+
+    def plus(self, other: CentredSums) -> CentredSums:
+        """Both together."""
+        out = CentredSums(self.mean, 0)
+        out.units = self.units.plus(other.units)
+        return out
+
+    def squares(self) -> Tensor | None:
+        """|sum (x - m)|^2 of each resample, float64 [resamples]; None: too few documents."""
+        if self._squares is None:
+            sums = self.units.resampled()
+            self._squares = None if sums is None else sums.square().sum(1)
+        return self._squares
 
 
 class ReconstructionMeter:
@@ -63,22 +99,25 @@ class ReconstructionMeter:
     per-token ones are means of ratios.
     """
 
-    def __init__(self, d_in: int, d_sae: int, mean: Tensor) -> None:
+    def __init__(self, d_in: int, d_sae: int, mean: Tensor, documents: int = 0) -> None:
+        """`documents` is how many the text has, for intervals."""
         assert mean.shape == (d_in,)
         self.d_in, self.d_sae, self.mean = d_in, d_sae, mean.double()
         self.n, self.n_spread, self.n_nonzero = 0, 0, 0
         self.fires = torch.zeros(d_sae, dtype=torch.int64, device=mean.device)
+        self.units = UnitSums(documents, len(BY_UNIT))
         self._sum = torch.zeros(d_in, dtype=torch.float64, device=mean.device)
         self._totals = torch.zeros(len(SUMS), dtype=torch.float64, device=mean.device)
 
-    def update(self, x: Tensor, x_hat: Tensor, f: Tensor) -> None:
-        """Count tokens: `x`, `x_hat [n, d_in]` raw activations, `f [n, d_sae]`; n may be 0."""
+    def update(self, x: Tensor, x_hat: Tensor, f: Tensor, segments: Segments | None = None) -> None:
+        """Count tokens: `x`, `x_hat [n, d_in]` raw activations, `f [n, d_sae]`, and the documents
+        that they are of; n may be 0."""
         assert x.shape == x_hat.shape == (f.shape[0], self.d_in) and f.shape[1] == self.d_sae
         x, y = x.double(), x_hat.double()
         centred = x - self.mean
         error, around = (x - y).square().sum(1), centred.square().sum(1)
         xx, yy, xy = x.square().sum(1), y.square().sum(1), (x * y).sum(1)
-        l1 = f.abs().sum(1, dtype=torch.float64)
+        l1, active = f.abs().sum(1, dtype=torch.float64), f != 0
         per_token, cosine = _over(error, around), _over(xy, (xx * yy).sqrt())
         each = (error, around, per_token, cosine, l1, yy, xy, _over(yy.sqrt(), xx.sqrt()))
         self._totals += torch.stack(each).sum(1)
@@ -86,7 +125,18 @@ class ReconstructionMeter:
         self.n += x.shape[0]
         self.n_spread += int((around > 0).sum())
         self.n_nonzero += int((xx > 0).sum())
-        self.fires += (f != 0).sum(0)
+        self.fires += active.sum(0)
+        if segments is not None:
+            counts = (active.sum(1), torch.ones_like(xx), around > 0, xx > 0)
+            self.units.add(torch.stack([*each, *(c.double() for c in counts)], 1), segments)
+
+    def plus(self, other: ReconstructionMeter) -> ReconstructionMeter:
+        """What one meter would show that had seen the tokens of both."""
+        out = ReconstructionMeter(self.d_in, self.d_sae, self.mean)
+        for name in ("n", "n_spread", "n_nonzero", "fires", "_sum", "_totals"):
+            setattr(out, name, getattr(self, name) + getattr(other, name))
+        out.units = self.units.plus(other.units)
+        return out
 
     def result(self, dense_threshold: float = 0.1) -> dict[str, Metric]:
         """The metrics by name; see the class for their formulas."""
@@ -94,26 +144,43 @@ class ReconstructionMeter:
         spread = t["around"] - float(self._sum.square().sum()) / n if n else 0.0
         # Differences below rounding mean that the tokens do not vary at all.
         spread = spread if spread > 1e-12 * t["around"] else 0.0
+        t |= {"fires": float(self.fires.sum()), "n": n}
+        t |= {"n_spread": self.n_spread, "n_nonzero": self.n_nonzero}
         still = "the kept tokens do not vary" if n else NO_TOKENS
-        fvu = ratio(t["error"], spread, still)
-        unequal = self.n_spread
-        density = self.density()
+        zero = {
+            "fvu.pooled_v1": still,
+            "ev.per_token_v1": still,
+            "shrinkage_v1": "sum x.y is zero" if n else NO_TOKENS,
+            "norm_ratio_v1": "every kept token is zero" if n else NO_TOKENS,
+        }
+        figures = _figures(t, spread)
+        found = {name: ratio(*parts, zero.get(name, NO_TOKENS)) for name, parts in figures.items()}
+        fvu, density = found["fvu.pooled_v1"], self.density()
         dead, dense = int((self.fires == 0).sum()), int((density > dense_threshold).sum())
         return {
             "fvu.pooled_v1": fvu,
             "ev.pooled_v1": fvu if fvu.value is None else number(1.0 - fvu.value),
-            "ev.per_token_v1": ratio(unequal - t["per_token"], unequal, still),
-            "mse_v1": ratio(t["error"], n, NO_TOKENS),
-            "cosine_v1": ratio(t["cosine"], n, NO_TOKENS),
-            "l0_v1": ratio(float(self.fires.sum()), n, NO_TOKENS),
-            "l1_v1": ratio(t["l1"], n, NO_TOKENS),
-            "shrinkage_v1": ratio(t["yy"], t["xy"], "sum x.y is zero" if n else NO_TOKENS),
-            "norm_ratio_v1": ratio(
-                t["norm_ratio"], self.n_nonzero, "every kept token is zero" if n else NO_TOKENS
-            ),
+            **found,
             "dead_fraction_v1": Metric(dead / self.d_sae) if n else Metric(None, NO_TOKENS),
             "dense_fraction_v1": Metric(dense / self.d_sae) if n else Metric(None, NO_TOKENS),
         }
+
+    def intervals(self, centred: CentredSums) -> dict[str, Interval]:
+        """How sure each metric is, by name, with the `centred` sums of the same tokens.
+
+        A resample's figure is the metric's formula on the resample's tokens, x_bar included.
+        """
+        sums, squares, docs = self.units.resampled(), centred.squares(), self.units.n_docs
+        values: dict[str, Tensor] = {}
+        if sums is not None and squares is not None:
+            t = dict(zip(BY_UNIT, sums.unbind(1), strict=True))
+            spread = t["around"] - squares / t["n"]
+            spread = torch.where(spread > 1e-12 * t["around"], spread, 0.0)
+            values = {name: a / b for name, (a, b) in _figures(t, spread).items()}
+            values["ev.pooled_v1"] = 1.0 - values["fvu.pooled_v1"]
+        why = {n: m.reason for n, m in self.result().items()}
+        why |= {n: why[n] or NO_SUM for n in ("dead_fraction_v1", "dense_fraction_v1")}
+        return {name: interval(values.get(name), docs, why[name]) for name in why}
 
     def density(self) -> Tensor:
         """Share of kept tokens on which each latent fires: float64 `[d_sae]`; zeros before any."""
@@ -140,75 +207,17 @@ class ReconstructionMeter:
         }
 
 
-class LossMeter:
-    """Next-token predictions of a changed forward pass against those of the clean one.
-
-    A prediction is counted where its source position t is kept and t + 1 lies in the same block.
-    Logits are taken in float32, sums over predictions in float64. In nats:
-
-    - ce        mean of -log p(token[t + 1] | ..t), of either pass
-    - kl        mean of sum_v p_clean(v) (log p_clean(v) - log p_changed(v))
-    - agreement share of predictions whose most likely token is the same
-    """
-
-    def __init__(self) -> None:
-        self.n, self.agree = 0, 0
-        self.ce_clean, self.ce_changed, self.kl = 0.0, 0.0, 0.0
-
-    def update(self, clean: Tensor, changed: Tensor, tokens: Tensor, keep: Tensor) -> None:
-        """Count a batch: logits `[b, t, v]` of both passes, `tokens [b, t]`, bool `keep [b, t]`."""
-        assert clean.shape == changed.shape and clean.shape[:2] == tokens.shape == keep.shape
-        block, position = keep[:, :-1].nonzero(as_tuple=True)
-        for at in range(0, block.numel(), POSITIONS_AT_ONCE):
-            b, t = block[at : at + POSITIONS_AT_ONCE], position[at : at + POSITIONS_AT_ONCE]
-            target = tokens[b, t + 1].long()[:, None]
-            old, new = clean[b, t].float(), changed[b, t].float()
-            self.agree += int((old.argmax(1) == new.argmax(1)).sum())
-            old, new = old.log_softmax(1), new.log_softmax(1)
-            p = old.exp()
-            self.kl += float(torch.where(p > 0, p * (old - new), 0.0).sum(dtype=torch.float64))
-            self.ce_clean -= float(old.gather(1, target).sum(dtype=torch.float64))
-            self.ce_changed -= float(new.gather(1, target).sum(dtype=torch.float64))
-        self.n += block.numel()
-
-
-def splice_metrics(spliced: LossMeter, zero: LossMeter, mean: LossMeter) -> dict[str, Metric]:
-    """What the model loses with the reconstruction in place of the activations.
-
-    The three meters have seen the same predictions: with the SAE spliced in, with the kept
-    activations set to zero, and with them set to the stored mean. In nats:
-
-    - `ce.clean_v1`, `ce.spliced_v1`, `ce.zero_v1`, `ce.mean_v1`, `kl.spliced_v1`,
-      `top1.agreement_v1`                see `LossMeter`
-    - `ce.delta_v1`                      ce.spliced - ce.clean
-    - `ce_recovered.zero_v1`, `.mean_v1` (ce.ablated - ce.spliced) / (ce.ablated - ce.clean), a
-                                         ratio of pooled means; null where ablation does no harm
-    """
-    assert spliced.n == zero.n == mean.n
-    n, clean = spliced.n, spliced.ce_clean
-
-    def recovered(ablated: LossMeter) -> Metric:
-        harm = ablated.ce_changed - clean
-        if n == 0:
-            return Metric(None, NO_TOKENS)
-        if not harm > 0:
-            return Metric(
-                None,
-                f"ablation does no harm: CE {ablated.ce_changed / n:.4f} ablated, "
-                f"{clean / n:.4f} clean",
-            )
-        return number((ablated.ce_changed - spliced.ce_changed) / harm)
-
+def _figures(t: Mapping[str, Any], spread: Any) -> Figures:
+    """The metrics that are a ratio of sums, of one set of sums or of each resample's."""
     return {
-        "ce.clean_v1": ratio(clean, n, NO_TOKENS),
-        "ce.spliced_v1": ratio(spliced.ce_changed, n, NO_TOKENS),
-        "ce.zero_v1": ratio(zero.ce_changed, n, NO_TOKENS),
-        "ce.mean_v1": ratio(mean.ce_changed, n, NO_TOKENS),
-        "ce.delta_v1": ratio(spliced.ce_changed - clean, n, NO_TOKENS),
-        "kl.spliced_v1": ratio(spliced.kl, n, NO_TOKENS),
-        "top1.agreement_v1": ratio(spliced.agree, n, NO_TOKENS),
-        "ce_recovered.zero_v1": recovered(zero),
-        "ce_recovered.mean_v1": recovered(mean),
+        "fvu.pooled_v1": (t["error"], spread),
+        "ev.per_token_v1": (t["n_spread"] - t["per_token"], t["n_spread"]),
+        "mse_v1": (t["error"], t["n"]),
+        "cosine_v1": (t["cosine"], t["n"]),
+        "l0_v1": (t["fires"], t["n"]),
+        "l1_v1": (t["l1"], t["n"]),
+        "shrinkage_v1": (t["yy"], t["xy"]),
+        "norm_ratio_v1": (t["norm_ratio"], t["n_nonzero"]),
     }
 
 

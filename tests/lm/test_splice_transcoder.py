@@ -12,8 +12,9 @@ from sae_cli.lm.sites import find_tap
 from sae_cli.sae.base import SAE
 from sae_cli.spec.stages import MaskSpec
 from sae_cli.stages.eval import batch
-from sae_cli.stages.eval_sae import Judged, Place, Site
-from sae_cli.stages.metrics import LossMeter, ReconstructionMeter, splice_metrics
+from sae_cli.stages.eval_place import Batch, Place, Site
+from sae_cli.stages.losses import splice_metrics
+from sae_cli.stages.scores import Scores
 
 
 def linear(weight: torch.Tensor) -> SAE:
@@ -31,15 +32,17 @@ def test_an_exact_transcoder_recovers_all_and_none_nothing(
 ) -> None:
     """W_O is what lies between attn_z and attn_out."""
     model = build("qwen3")
-    place = Place(*(site(model, name) for name in ("attn_z", "attn_out")))
+    place = Place(site(model, "attn_z"), site(model, "attn_out"), documents=1)
     weight = cast(torch.Tensor, place.read.tap.module.weight).detach()
-    exact, none = (judged(linear(w), place) for w in (weight, torch.zeros_like(weight)))
-    reasons = np.zeros(tuple(blocks.shape), np.uint8)
-    batch(Forwards(model), [exact, none], blocks, reasons, True)
+    exact, none = (Scores(linear(w), place) for w in (weight, torch.zeros_like(weight)))
+    some = Batch(blocks, np.zeros(tuple(blocks.shape), np.uint8), torch.zeros_like(blocks))
+    batch(Forwards(model), [exact, none], some, True)
     fvu = exact.rebuilt.result()["fvu.pooled_v1"].value
     assert fvu is not None and fvu < 1e-9
     found = [
-        splice_metrics(each.loss, place.zero_loss, place.mean_loss)["ce_recovered.zero_v1"].value
+        splice_metrics(each.losses.kept, place.zero_loss.kept, place.mean_loss.kept)[
+            "ce_recovered.zero_v1"
+        ].value
         for each in (exact, none)
     ]
     assert found[0] is not None and abs(found[0] - 1.0) < 1e-3
@@ -52,12 +55,4 @@ def site(model: Any, name: Any) -> Site:
     made = Site.__new__(Site)
     made.tap = find_tap(model, 1, name)
     made.mean, made.mask, made.limit = torch.zeros(made.tap.dim), MaskSpec(), None
-    return made
-
-
-def judged(sae: SAE, place: Place) -> Judged:
-    """An SAE without a folder."""
-    made = Judged.__new__(Judged)
-    made.sae, made.place, made.loss = sae, place, LossMeter()
-    made.rebuilt = ReconstructionMeter(sae.d_out, sae.d_sae, torch.zeros(sae.d_out))
     return made

@@ -169,6 +169,15 @@ def test_an_evaluation_is_three_passes_and_one_for_each_sae(graph):
     assert first.tokens == 2 * 64 and first.forward == 2 * 64 * whole
 
 
+def test_controls_are_a_clean_pass_and_one_for_each_of_each_sae(graph):
+    text = GRID.replace("MODEL", "tiny").replace("site: [resid_post, attn_z]", "site: [resid_post]")
+    sets = {"plain": (), "more": ("eval.controls=[neurons,pca]",)}
+    jobs = {name: coalesce(graph(text, *given).of("eval"))[0] for name, given in sets.items()}
+    saes, plain, more = len(jobs["plain"].stages), cost(jobs["plain"]), cost(jobs["more"])
+    assert more.forward * (3 + saes) == plain.forward * (4 + 3 * saes)
+    assert more.arithmetic - plain.arithmetic == saes * plain.tokens * 2 * 2 * 64 * (2 * 64)
+
+
 def test_what_is_not_known_is_none(graph):
     text = GRID.replace("MODEL", "org/name").replace("site: [resid_post, attn_z]", "seed: [1]")
     made = graph(text)

@@ -33,8 +33,8 @@ def test_a_round_takes_what_was_said(
     seated: list[tuple[list[Seat], Any]] = []
     plain = stage._seats
 
-    def told(tasks: Any, model: Any, device: Any) -> list[Seat]:
-        found = plain(tasks, model, device)
+    def told(tasks: Any, model: Any, *given: Any) -> list[Seat]:
+        found = plain(tasks, model, *given)
         seated.append((found, model))
         return found
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_cli.stages.metrics import LossMeter, Metric, ReconstructionMeter, splice_metrics
+from sae_cli.stages.losses import LossMeter, splice_metrics
+from sae_cli.stages.metrics import Metric, ReconstructionMeter
 
 D_IN, D_SAE, TOKENS = 12, 40, 300
 
@@ -95,6 +96,24 @@ def test_a_constant_bias_is_an_error_and_not_hidden_by_centring() -> None:
     assert _value(got["mse_v1"]) == pytest.approx(4.0 * D_IN, rel=1e-5)
     spread = float((x - x.mean(0)).double().square().sum())
     assert _value(got["fvu.pooled_v1"]) == pytest.approx(4.0 * D_IN * TOKENS / spread, rel=1e-5)
+
+
+def test_one_sink_token_rules_the_pooled_form_and_hardly_moves_the_per_token_one() -> None:
+    """Closed form: every token is off by one unit of length; one is rebuilt, and huge."""
+    n, size = 256, 1000.0
+    signs = torch.ones(n, D_IN)
+    signs[::2] = -1.0
+    f, mean = torch.ones(n + 1, D_SAE), torch.zeros(D_IN)
+    x = torch.cat([signs, torch.full((1, D_IN), size)])
+    x_hat = torch.cat([signs / 2, x[-1:]])
+    kept, sink = _measure(x[:n], x_hat[:n], f[:n], mean), _measure(x[n:], x_hat[n:], f[n:], mean)
+    both = kept.plus(sink).result()
+    assert _value(kept.result()["ev.pooled_v1"]) == pytest.approx(0.75)
+    assert _value(kept.result()["ev.per_token_v1"]) == pytest.approx(0.75)
+    error, spread = n * D_IN / 4, D_IN * (n + size**2 - size**2 / (n + 1))
+    assert _value(both["fvu.pooled_v1"]) == pytest.approx(error / spread, rel=1e-9)
+    assert _value(both["ev.pooled_v1"]) > 0.999
+    assert _value(both["ev.per_token_v1"]) == pytest.approx((0.75 * n + 1) / (n + 1))
 
 
 def test_halving_every_activation_is_shrinkage_of_a_half() -> None:
