@@ -6,10 +6,11 @@ count once, however many stages share them, so costs are per job. Per token:
     one layer        2 (weights of its matrices) + 2 (n_heads head_dim) (context + 1)
     logits           2 d_model vocab
     capture          layers 0 to the deepest that is tapped: nothing behind it runs
-    evaluation       (whole forward and logits) (clean, zeros, mean, one for each SAE), and for each
-                     SAE encoder and decoder, dense, on what counts and again within its splice;
-                     with controls a clean forward more, one for each control of each SAE (at most:
-                     which ones share theirs is measured), and their products
+    evaluation       a clean forward and logits; for each judged site two ablated ones, for each SAE
+                     one that is spliced, and one for each control of it (at most: which ones share
+                     theirs is measured): these begin at the layer that is edited; encoder and
+                     decoder of each SAE, dense, on what counts and again within its splice; with
+                     controls a clean forward more, and their products
     training         2 d_in width (encoder); where only k latents are touched, 2 k (d_in + 3 d_out)
                      (decoder, gradient of the values, of the decoder, of the encoder); where all
                      are, 2 d width for each dense product of `DENSE`
@@ -156,18 +157,35 @@ def _training(stages: Sequence[Stage]) -> tuple[int, int, int | None]:
     return tokens, 0, total if known else None
 
 
+def _judged(stage: Stage) -> Stage:
+    """The array of the site at which an SAE is judged: a transcoder's is the one it predicts."""
+    return stage.deps.get("target", stage.deps["cache"])
+
+
+def _before(place: Stage) -> int:
+    """Layers that an edit leaves as they are."""
+    assert isinstance(place.work, CacheWork)
+    return place.work.layer + (place.work.site == "resid_post")
+
+
 def _evaluation(stages: Sequence[Stage], spec: EvalSpec) -> tuple[int, int | None, int | None]:
     first, context = stages[0], _context(stages[0])
     tokens = eval_tokens(first, spec)
     plain = [stage for stage in stages if "target" not in stage.deps]  # transcoders have none
     shown = len(plain) * len(spec.controls)
-    passes = (3 + len(stages) + shown if spec.splice else 1) + bool(shown)
     forward = None
     if first.facts is not None:
-        layers = forward_flops(first.facts, first.facts.n_layers, context)
-        logits = logits_flops(first.facts)
-        if layers is not None and logits is not None:
-            forward = tokens * passes * (layers + logits)
+        logits, one = logits_flops(first.facts), forward_flops(first.facts, 1, context)
+        if one is not None and logits is not None:
+            whole = first.facts.n_layers * one + logits
+            forward = (1 + bool(shown)) * whole
+            places = {_judged(stage).key: _judged(stage) for stage in stages}
+            edits = [places[key] for key in places for _ in ("zeros", "mean")]
+            edits += [_judged(stage) for stage in stages]
+            edits += [_judged(stage) for stage in plain for _ in spec.controls]
+            for place in edits if spec.splice else []:
+                forward += whole - _before(place) * one
+            forward *= tokens
     arithmetic, times = 0, 2 if spec.splice else 1
     for stage in stages:
         dims, train = sides(stage), stage.deps["train"].work

@@ -157,16 +157,19 @@ def test_a_pass_of_trainings_is_the_sum_of_its_steps(graph):
     assert one.arithmetic == steps * (2 * dense + (4 + 8) * sparse)
 
 
-def test_an_evaluation_is_three_passes_and_one_for_each_sae(graph):
+def test_an_evaluation_is_a_clean_pass_and_edited_ones_from_their_layers_on(graph):
     made = graph(GRID.replace("MODEL", "tiny"))
-    whole = 4 * layer_flops(PRESETS["tiny"].facts, 64) + 2 * 64 * 744
-    first = next(cost(job) for job in coalesce(made.of("eval")))
+    one, logits = layer_flops(PRESETS["tiny"].facts, 64), 2 * 64 * 744
+    (first,) = [cost(job) for job in coalesce(made.of("eval"))]
     assert first.tokens == 5 * 64  # 300 held-out tokens in whole contexts
-    assert first.forward == 5 * 64 * (3 + 2) * whole
-    assert first.arithmetic == 5 * 64 * 2 * 2 * (2 * 2 * 64 * 512)
+    # two ablations and two SAEs at resid_post and attn_z of layers 0 and 2
+    left = [4 - 1, 4 - 0, 4 - 3, 4 - 2]
+    assert first.forward == 5 * 64 * (4 * one + logits + 4 * sum(n * one + logits for n in left))
+    both = 2 * (64 + 64 + 128 + 128)  # encoder and decoder of a place, twice
+    assert first.arithmetic == 5 * 64 * 2 * 2 * (2 * both * 512)
     plain = graph(GRID.replace("MODEL", "tiny"), "eval.splice=false", "eval.tokens=100")
-    first = next(cost(job) for job in coalesce(plain.of("eval")))
-    assert first.tokens == 2 * 64 and first.forward == 2 * 64 * whole
+    (first,) = [cost(job) for job in coalesce(plain.of("eval"))]
+    assert first.tokens == 2 * 64 and first.forward == 2 * 64 * (4 * one + logits)
 
 
 def test_controls_are_a_clean_pass_and_one_for_each_of_each_sae(graph):
@@ -174,7 +177,10 @@ def test_controls_are_a_clean_pass_and_one_for_each_of_each_sae(graph):
     sets = {"plain": (), "more": ("eval.controls=[neurons,pca]",)}
     jobs = {name: coalesce(graph(text, *given).of("eval"))[0] for name, given in sets.items()}
     saes, plain, more = len(jobs["plain"].stages), cost(jobs["plain"]), cost(jobs["more"])
-    assert more.forward * (3 + saes) == plain.forward * (4 + 3 * saes)
+    one, logits = layer_flops(PRESETS["tiny"].facts, 64), 2 * 64 * 744
+    whole, edited = 4 * one + logits, (3 * one + logits) + (1 * one + logits)
+    assert plain.forward == plain.tokens * (whole + 4 * edited)
+    assert more.forward == plain.tokens * (2 * whole + 8 * edited)
     assert more.arithmetic - plain.arithmetic == saes * plain.tokens * 2 * 2 * 64 * (2 * 64)
 
 

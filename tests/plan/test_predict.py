@@ -34,32 +34,32 @@ def test_times_of_jobs_by_hand(graph):
     (capture,) = [cost(job) for job in coalesce(made.of("cache"))]
     first = cost(coalesce(made.of("eval"))[0])
     layers = capture.forward // capture.tokens
-    found = by_kind(totals(made.stages, calibrated()))
+    found = by_kind(totals(coalesce(made.stages), calibrated()))
     assert found["tokens"] == pytest.approx((1280 + 256) / 1000)
     assert found["cache"] == pytest.approx(1280 * (1e-4 * layers / 10**5 + 2 * 1e-5))
     # four SAEs of five steps, each smaller than what was measured, so of the same fixed cost
     assert found["train"] == pytest.approx(4 * 5 * 0.1)
-    assert found["eval"] == pytest.approx(2 * (first.forward + first.arithmetic) / 1e9, rel=1e-3)
+    assert found["eval"] == pytest.approx((first.forward + first.arithmetic) / 1e9, rel=1e-3)
 
 
 def test_what_is_loaded_and_opened_counts_for_each_job_and_libraries_once_a_kind(graph):
     made = graph(SWEEP)
-    plain = by_kind(totals(made.stages, calibrated()))
+    plain = by_kind(totals(coalesce(made.stages), calibrated()))
     more = calibrated(
         load_seconds={"tiny": 10.0}, capture_seconds=5.0, train_seconds=2.0,
         start_seconds={"tokens": 100.0, "train": 200.0},
     )  # fmt: skip
-    found = by_kind(totals(made.stages, more))
+    found = by_kind(totals(coalesce(made.stages), more))
     added = {kind: found[kind] - plain[kind] for kind in found}
     assert added == pytest.approx(
-        {"tokens": 100.0, "cache": 15.0, "train": 200.0 + 4 * 2.0, "eval": 2 * 10.0, "release": 0.0}
+        {"tokens": 100.0, "cache": 15.0, "train": 200.0 + 4 * 2.0, "eval": 10.0, "release": 0.0}
     )
 
 
 def test_on_a_gpu_writing_and_forwards_overlap(graph):
     made = graph(SWEEP)
-    cpu = by_kind(totals(made.stages, calibrated()))["cache"]
-    gpu = by_kind(totals(made.stages, calibrated(type="cuda")))["cache"]
+    cpu = by_kind(totals(coalesce(made.stages), calibrated()))["cache"]
+    gpu = by_kind(totals(coalesce(made.stages), calibrated(type="cuda")))["cache"]
     assert cpu - gpu == pytest.approx(1280 * 2 * 1e-5)
 
 
@@ -67,14 +67,14 @@ def test_a_stage_takes_what_its_job_does(graph):
     made = graph(SWEEP)
     times = predicted(made.stages, calibrated())
     assert set(times) == {stage.name for stage in made.stages}
-    lines = totals(made.stages, calibrated()).jobs
+    lines = totals(coalesce(made.stages), calibrated()).jobs
     for job, line in zip(coalesce(made.stages), lines, strict=True):
         assert {times[stage.name] for stage in job.stages} == {line.seconds}
     assert predicted(made.stages, None) == {}
 
 
 def test_totals_are_the_sums_of_their_jobs(graph):
-    found = totals(graph(SWEEP).stages, calibrated())
+    found = totals(coalesce(graph(SWEEP).stages), calibrated())
     assert found.capture_tokens == 1280 and found.train_tokens == 4 * 5000
     assert found.bytes == sum(job.bytes for job in found.jobs)
     assert found.forward_flops == sum(job.forward_flops for job in found.jobs)
@@ -84,7 +84,7 @@ def test_totals_are_the_sums_of_their_jobs(graph):
 
 
 def test_without_a_calibration_hours_are_those_of_assumed_shares_and_say_so(graph):
-    found = totals(graph(SWEEP, "cache.dtype=int8").stages, None)
+    found = totals(coalesce(graph(SWEEP, "cache.dtype=int8").stages), None)
     assert found.assumed and found.device == "H100" and "40%" in str(found.reference)
     assert all(job.seconds is None for job in found.jobs)
     evaluated = sum(job.train_flops for job in found.jobs if job.kind == "eval")
@@ -102,7 +102,7 @@ def test_the_named_device_is_that_of_its_data_sheet():
 def test_what_is_not_known_is_not_guessed_at(graph):
     text = SWEEP.replace("model: tiny", "model: org/name")
     for calibration in (None, calibrated()):
-        found = totals(graph(text).stages, calibration)
+        found = totals(coalesce(graph(text).stages), calibration)
         assert found.device_hours is None and found.forward_flops is None
         unknown = [job for job in found.jobs if job.device_hours is None]
         assert {job.kind for job in unknown} == {"cache", "train", "eval"}
@@ -111,7 +111,7 @@ def test_what_is_not_known_is_not_guessed_at(graph):
 
 def test_an_architecture_of_which_nothing_was_measured_has_no_time(graph):
     made = graph(SWEEP.replace("k: [4, 8]", "arch: [relu_l1]"))
-    found = totals(made.stages, calibrated(train=(trained("topk", 10**8, 0.1),)))
+    found = totals(coalesce(made.stages), calibrated(train=(trained("topk", 10**8, 0.1),)))
     whys = {job.kind: job.why for job in found.jobs}
     assert found.device_hours is None and "nothing was measured" in str(whys["train"])
     assert whys["cache"] is None
