@@ -208,7 +208,7 @@ def _task(each: _Held, held: Sequence[_Held], context: Context, started: float) 
     def hold(part: str | None) -> Iterator[None]:
         assert stage.kind in SHARED
         with claim(place, part) as mine:
-            if is_done(place):
+            if is_done(place) or place.evicted.exists():  # it was begun anew without that
                 raise Blocked(f"{stage.name} was just finished by another process")
             each.claims.append(mine)
             try:

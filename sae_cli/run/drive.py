@@ -90,7 +90,7 @@ class _Loop:
         on_result: Callable[[Result], None] | None,
     ) -> None:
         self.results: dict[str, Result] = {}
-        self.pending = list(stages)
+        self.stages, self.pending = tuple(stages), list(stages)
         self.running: list[Running] = []
         self.told: set[str] = set()
         self.asked = False
@@ -229,7 +229,7 @@ class _Loop:
             return False
         readers = [
             s
-            for s in self.pending
+            for s in self.stages
             if s.kind == "train" and any(d.name == stage.name for d in s.deps.values())
         ]
         return bool(readers) and all(

@@ -158,13 +158,15 @@ def _declare(array: Array) -> None:
 
 
 def _entered(stack: ExitStack, task: Task) -> bool:
-    """Hold the beginning of a task's array until `stack` is closed; False if it is done by now."""
+    """Hold the beginning of a task's array until `stack` is closed; False if it is done by now,
+    and perhaps freed."""
     while True:
         try:
             stack.enter_context(task.part(DECLARING))
             return True
         except Blocked:
-            if is_done(StageDir(task.out)):
+            place = StageDir(task.out)
+            if is_done(place) or place.evicted.exists():
                 return False
         task.leave("its beginning")
         time.sleep(0.2)

@@ -17,9 +17,9 @@ LONG = """\
 name: long
 model: tiny
 data: {tokens: 65_536, heldout_tokens: 4096, context: 128}
-train: {arch: topk, k: 8, width: 512, num_tokens: 6_000_000, checkpoint_every: 50}
+train: {arch: topk, k: 8, width: 512, num_tokens: 10_000_000, checkpoint_every: 50}
 matrix: {layer: [1], site: [mlp_out]}
-resources: {grace_seconds: 45, train: {hours: 0.017, cpus: 1}}
+resources: {grace_seconds: 58, train: {hours: 0.017, cpus: 1}}
 """
 
 

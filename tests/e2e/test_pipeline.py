@@ -36,8 +36,8 @@ def test_a_cold_run_ends_with_a_row_per_sae_and_the_path_of_the_release(
         for site in ("resid_post", "mlp_out")
         for arch in ("topk", "relu_l1", "jumprelu")
     ]
-    last = run.stdout.splitlines()[-1]
-    assert last.startswith("release: ")
+    *_, last, page = run.stdout.splitlines()
+    assert last.startswith("release: ") and page == f"report: {store / 'runs/small/report.html'}"
     release = Path(last.removeprefix("release: "))
     assert release.is_relative_to(store)
     assert len([p for p in release.iterdir() if p.is_dir()]) == SAES
