@@ -130,6 +130,9 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
         for r in failed:
             log = f"\n  log: {r.path / 'log.txt'}" if r.ending == "failed" else ""
             print(f"error: {r.stage.name} {r.ending}: {r.cause}{log}", file=sys.stderr)
+        if to and not _released(outcomes[0], workspace):
+            print("error: nothing was pushed: the release is not made", file=sys.stderr)
+            return FAILED
         return FAILED if failed or not any(o.chosen for o in outcomes) else OK
 
     command.__name__, command.__doc__ = name, summary

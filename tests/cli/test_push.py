@@ -254,6 +254,12 @@ def test_a_push_that_makes_no_sense_is_bad_usage(saectl, small, tmp_path):
     assert answer.code == USAGE and "several sweeps: other, small" in answer.err
 
 
+def test_what_leaves_the_release_out_pushes_nothing_and_says_so(saectl, small):
+    small.finish("tokens", "cache", "train", "eval")
+    answer = saectl("run", small.spec, "--only", "train", "--push", REPO)
+    assert answer.code == FAILED and "nothing was pushed: the release is not made" in answer.err
+
+
 def test_a_release_that_is_not_made_yet_has_a_plan_and_no_files(saectl, small):
     answer = saectl("release", small.spec, "--push", REPO, "--dry-run")
     assert answer.code == OK and "its files are known once the release is made" in answer.err
