@@ -51,9 +51,11 @@ WHOLE, ROUNDED = 0.01, 0.05
 weights as they were measured, and weights that were rounded to another number format since."""
 FLOOR = 0.1
 """What a smaller number counts as, in that: so 0.001 is always allowed."""
+AT_ONCE = 1024
+"""Tokens of a forward, about."""
 WIDTHS = 2.0
-"""Where a part of the text was used: the recorded number lies within so many times the part's own
-95% interval, each side for itself."""
+"""Where it was another amount of the text: the recorded number lies within so many times that
+amount's own 95% interval, each side for itself, and the margin above."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def measure(
     for name in names:
         cfg, record = read_json(folder / name / CFG), read_json(folder / name / METRICS)
         scores = _scored(folder / name, record, loaded, text, numbers, where)
-        part = scores.rebuilt.n < record["tokens"]
+        part = scores.rebuilt.n != record["tokens"]
         own = cfg["metadata"]["saectl"]
         rounded = own.get("metrics_dtype", cfg["dtype"]) != cfg["dtype"]
         found = scores.record(EvalSpec())
@@ -183,10 +185,11 @@ def _scored(
     sae = SAE.from_tensors(held.tensors, held.arch, held.k).to(device, torch.float32)
     scores, forwards = Scores(sae, place), Forwards(model)
     documents = np.searchsorted(numbers, text.documents)
-    for b in range(len(text.tokens)):
+    per = max(1, AT_ONCE // text.tokens.shape[1])
+    for b in range(0, len(text.tokens), per):
         if scores.rebuilt.n >= record["tokens"]:
             break
-        at = slice(b, b + 1)
+        at = slice(b, b + per)
         tokens = torch.from_numpy(text.tokens[at].astype(np.int64)).to(device)
         some = Batch(tokens, text.reasons[at], torch.from_numpy(documents[at]).to(device))
         batch(forwards, [scores], some, splice=True)
