@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["s3server", "realcommand", "chromium", "slurmserver", "suiterun"]
+pytest_plugins = ["s3server", "realcommand", "chromium", "slurmserver", "suiterun", "hubserver"]
 
 _HF = {
     "vocab_size": 97,

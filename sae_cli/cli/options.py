@@ -99,6 +99,18 @@ RenderOnly = Annotated[
     bool,
     typer.Option("--render-only", help="With --executor slurm: write its scripts, submit nothing."),
 ]
+Push = Annotated[
+    str | None,
+    typer.Option(
+        "--push",
+        metavar="ORG/NAME",
+        show_default=False,
+        help="Then push the release to this repository of the Hugging Face hub, made private.",
+    ),
+]
+Public = Annotated[
+    bool, typer.Option("--public", help="With --push: everybody may see the repository.")
+]
 All = Annotated[bool, typer.Option("--all", help="Every sweep of the workspace.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Go on where saectl would ask or refuse.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable, versioned output.")]

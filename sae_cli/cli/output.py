@@ -79,6 +79,38 @@ class PlanOutput(Frozen):
     sweeps: tuple[SweepPlan, ...]
 
 
+class PushLine(Frozen):
+    """What a push to the hub did."""
+
+    repo: str
+    url: str
+    commit: str
+    sent: tuple[str, ...]
+    """Files that were added or changed."""
+    kept: int
+    """Files that were there already."""
+    removed: tuple[str, ...]
+    """Files of an earlier release that this one lacks."""
+
+
+class FileLine(Frozen):
+    """A file of a release."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class PushPlan(Frozen):
+    """`saectl release --push ORG/NAME --dry-run --json`, where the release is made."""
+
+    version: Literal[1] = 1
+    repo: str
+    private: bool
+    bytes: int
+    files: tuple[FileLine, ...]
+
+
 class SweepRun(Frozen):
     """What came of one sweep."""
 
@@ -90,6 +122,8 @@ class SweepRun(Frozen):
     elbows: tuple[Elbow, ...] = ()
     """Where SAEs differ in nothing but three widths or more."""
     release: str | None
+    pushed: PushLine | None = None
+    """With --push."""
 
 
 class RunOutput(Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from sae_cli.cli import options as o
+from sae_cli.cli import push as pushing
 from sae_cli.cli import render
 from sae_cli.cli.gc import free_unneeded
-from sae_cli.cli.output import RunOutput, SweepRun, run_line
+from sae_cli.cli.output import PushLine, RunOutput, SweepRun, run_line
 from sae_cli.cli.plan import show
 from sae_cli.cli.progress import clock, reporter
 from sae_cli.cli.report import keep
@@ -94,6 +96,8 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
         json: o.Json = False,
         quiet: o.Quiet = False,
         verbose: o.Verbose = False,
+        push: o.Push = None,
+        public: o.Public = False,
     ) -> int:
         workspace = Workspace(store)
         sweeps = open_sweeps(spec, model, sets, workspace, online=not dry_run, every=every)
@@ -104,23 +108,38 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
             worker,
         )  # fmt: skip
         _refuse_senseless(wish)
+        to = pushing.asked(push, public, sweeps, here=executor is not o.Where.SLURM)
         if dry_run:
+            if to and pushing.preview(to, sweeps[0].graph, workspace, as_json=json):
+                return OK
             show(sweeps, workspace, lambda graph: _choice(graph, wish), as_json=json)
             return OK
         outcomes = [_run(opened, workspace, wish) for opened in sweeps]
-        if json:
-            _print_json(outcomes, workspace)
-        else:
+        pushed = None
+        if not json:
             for outcome in outcomes:
                 _print(outcome, workspace)
+        if to and _released(outcomes[0], workspace):
+            pushed = pushing.send(to, outcomes[0].graph, workspace, quiet=wish.quiet)
+        if json:
+            _print_json(outcomes, workspace, pushed)
+        elif pushed:
+            print(pushing.tell(pushed))
         keep([(each.graph, each.chosen) for each in outcomes], workspace, told=not json)
         failed = [r for o in outcomes for r in o.results if r.ending in ("failed", "blocked")]
         for r in failed:
             log = f"\n  log: {r.path / 'log.txt'}" if r.ending == "failed" else ""
             print(f"error: {r.stage.name} {r.ending}: {r.cause}{log}", file=sys.stderr)
+        if to and not _released(outcomes[0], workspace):
+            print("error: nothing was pushed: the release is not made", file=sys.stderr)
+            return FAILED
         return FAILED if failed or not any(o.chosen for o in outcomes) else OK
 
     command.__name__, command.__doc__ = name, summary
+    if kind not in (None, "release"):  # nothing is pushed before the release
+        told = inspect.signature(command, eval_str=True)
+        kept = [p for n, p in told.parameters.items() if n not in ("push", "public")]
+        command.__signature__ = told.replace(parameters=kept)  # type: ignore[attr-defined]
     return command
 
 
@@ -293,7 +312,9 @@ def _listed(stages: Sequence[Stage]) -> str:
     return ", ".join(s.name for s in stages)
 
 
-def _print_json(outcomes: Sequence[_Outcome], workspace: Workspace) -> None:
+def _print_json(
+    outcomes: Sequence[_Outcome], workspace: Workspace, pushed: PushLine | None
+) -> None:
     runs = tuple(
         SweepRun(
             sweep=outcome.graph.sweep.spec.name,
@@ -302,6 +323,7 @@ def _print_json(outcomes: Sequence[_Outcome], workspace: Workspace) -> None:
             results=tuple(found := result_rows(outcome.graph, workspace)),
             elbows=tuple(elbows(found)),
             release=next(iter(_released(outcome, workspace)), None),
+            pushed=pushed,
         )
         for outcome in outcomes
     )

@@ -1,4 +1,5 @@
-"""`saectl verify`: hashes what is stored again, names every damage, and with --repair undoes it."""
+"""`saectl verify`: hashes what is stored again, names every damage, and with --repair undoes it; of
+a release's folder, asks whether it still says what its records say (`audit`)."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from sae_cli.cli.progress import reporter
 from sae_cli.cli.session import Opened, open_sweeps
 from sae_cli.errors import FAILED, OK, UsageError
 from sae_cli.plan.place import folder
+from sae_cli.run.audit import TOKENS
 from sae_cli.run.signals import stop_requests
 from sae_cli.spec.problems import closest
 from sae_cli.spec.work import KINDS
@@ -44,6 +46,16 @@ def verify(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, metavar="N", help="Hash with N threads.")
     ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples",
+            min=0,
+            metavar="N",
+            show_default=False,
+            help="Of a release's folder: measure on N held-out tokens (default 4096; 0: not).",
+        ),
+    ] = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -52,11 +64,27 @@ def verify(
 
     Without SPEC: every stage of the workspace. Exit 0: all is as it was committed; 1: damage was
     found (and, with --repair, could not be undone to the same bytes).
+
+    SPEC may be a release's folder, wherever it is: its files are held against its manifest, its
+    cards against its records, and numbers are measured again where model and text are at hand.
     """
+    from sae_cli.cli.audit import is_folder, verify_release
+
+    workspace = Workspace(store)
+    if is_folder(spec):
+        assert spec is not None
+        if repair or only or sets or threads:
+            raise UsageError(
+                f"{spec} is a release: --repair, --only, --set and --threads are for workspaces",
+                hint="a damaged release is made again: saectl release SPEC --only release --force",
+            )
+        tokens = TOKENS if samples is None else samples
+        return verify_release(spec, workspace, model=model, tokens=tokens, json=json, quiet=quiet)
+    if samples is not None:
+        raise UsageError("--samples is about a release's folder: name one")
     from sae_cli.cli.repair import Repairer
     from sae_cli.store.records import verify as checking
 
-    workspace = Workspace(store)
     opened: list[Opened] = []
     if spec is not None or model is not None:
         opened = open_sweeps(spec, model, sets, workspace, online=False)

@@ -28,6 +28,11 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def kind_of(device: torch.device) -> str:
+    """A device as a record names it: `NVIDIA H200`, or `cpu`; never which one, or whose."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def input_device(model: nn.Module) -> torch.device:
     """Where a model wants its token ids: its first parameter's device.
 

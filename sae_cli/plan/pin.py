@@ -48,9 +48,7 @@ class Pins:
 
     def _model(self, model: ModelSpec) -> ModelSpec:
         if model.builtin is not None:
-            from sae_cli.lm.tiny import folder
-
-            return model.model_copy(update={"digest": digest(folder())})
+            return model.model_copy(update={"digest": builtin_digest()})
         if model.path is not None:
             path = local(model.path).absolute()
             found = self._unchanged(path, model.digest)
@@ -62,7 +60,7 @@ class Pins:
 
     def _source(self, source: Source) -> Source:
         if source.builtin is not None:
-            return source.model_copy(update={"digest": _text_digest()})
+            return source.model_copy(update={"digest": text_digest()})
         if source.path is not None:
             path = local(source.path).absolute()
             found = self._unchanged(path, source.digest)
@@ -133,7 +131,14 @@ def _ask_hub(kind: Literal["model", "dataset"], repo: str, revision: str | None)
     raise dataset_refusal(Source(hf=repo, revision=revision), trouble)
 
 
-def _text_digest() -> str:
+def builtin_digest() -> str:
+    """That of the embedded model's files."""
+    from sae_cli.lm.tiny import folder
+
+    return digest(folder())
+
+
+def text_digest() -> str:
     """What the embedded grammar says: another grammar is another source."""
     from sae_cli.lm.tiny.grammar import document
 

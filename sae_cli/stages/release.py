@@ -1,9 +1,11 @@
 """A sweep's SAEs and metrics to one folder that can be handed out.
 
-Every SAE folder loads in SAELens 6 as it stands; the suite has a card made from the records and a
-manifest with the sha256 of every file. Nothing is typed by hand, nothing carries a time or a path
-of this machine, and what was written is read back and compared before the stage says done. So it is
-with the files of other projects that `release.formats` asks for (`stages.formats`).
+Every SAE folder loads in SAELens 6 as it stands; the suite and each SAE have a card made from the
+records, and the suite a manifest with the sha256 of every file. Nothing is typed by hand, nothing
+carries a time or a path of this machine, and what was written is read back and compared before the
+stage says done. So it is with the files of other projects that `release.formats` asks for
+(`stages.formats`). With what the manifest says besides, a folder that was copied away is enough to
+make its cards again (`stages.audit`).
 """
 
 from __future__ import annotations
@@ -25,16 +27,20 @@ from sae_cli.sae.base import SAE
 from sae_cli.spec.base import identity
 from sae_cli.spec.stages import ReleaseSpec
 from sae_cli.spec.work import CacheWork, ReleaseWork, TrainWork
-from sae_cli.stages.card import card
+from sae_cli.stages.card import README, card, sae_card
+from sae_cli.stages.card_entry import Entry
 from sae_cli.stages.formats import Account, Released, export
 from sae_cli.stages.metrics import DENSITY, METRICS
 from sae_cli.stages.task import Dep, Task
 from sae_cli.store.acts.array import stats_of
 from sae_cli.store.atomic import read_json, sha256_of, write_bytes, write_json
 from sae_cli.store.layout import StageDir
+from sae_cli.store.records.ledger import read_done
+from sae_cli.store.releases import MANIFEST
 from sae_cli.store.weights import CFG, load_sae, save_sae
 
-MANIFEST, CARD = "manifest.json", "README.md"
+MADE = ("device", "steps", "tokens")
+"""Of a training's record: what the same training on the same device says again."""
 
 
 def run(tasks: Sequence[Task]) -> None:
@@ -52,16 +58,20 @@ def _release(task: Task) -> None:
     found = {role.split("/")[1]: d for role, d in task.deps.items() if role.startswith("eval/")}
     evals = dict(sorted(found.items(), key=lambda e: (e[1].slug, e[0])))  # not the file's order
     task.report.begin(task.slug, len(evals), 0, "SAEs")
-    entries: list[dict[str, Any]] = []
+    entries: list[Entry] = []
     for i, (sae, score) in enumerate(evals.items()):
         train = task.deps[f"train/{sae}"]
-        name = _folder_name(train, [e["folder"] for e in entries])
+        name = _folder_name(train, [e.folder for e in entries])
         entries.append(_one(draft / name, name, train, score, work.release))
         task.report.at(i + 1)
         if i + 1 < len(evals):
             task.leave("its start: a release begins again")
-    accounts = _formats(task, draft, evals, [str(e["folder"]) for e in entries])
-    write_bytes(draft / CARD, card(work, entries, accounts).encode())
+    accounts = _formats(task, draft, evals, [e.folder for e in entries])
+    about = identity(work.release)
+    for e in entries:
+        text = sae_card(e, work.name, about, digests(draft / e.folder))
+        write_bytes(draft / e.folder / README, text.encode())
+    write_bytes(draft / README, card(work.name, about, entries, accounts).encode())
     files = sorted(p for p in draft.rglob("*") if p.is_file())
     listed = {
         p.relative_to(draft).as_posix(): {"sha256": sha256_of(p), "bytes": p.stat().st_size}
@@ -74,6 +84,8 @@ def _release(task: Task) -> None:
             "saectl": __version__,
             "suite": work.name,
             "key": task.key,
+            "release": about,
+            "saes": {e.folder: e.made for e in entries},
             **({"formats": {n: asdict(a) for n, a in accounts.items()}} if accounts else {}),
             "files": listed,
         },
@@ -112,8 +124,14 @@ def _folder_name(train: Dep, taken: Sequence[str]) -> str:
     return train.slug if train.slug not in taken else f"{train.slug}-{train.key}"
 
 
-def _one(folder: Path, name: str, train: Dep, score: Dep, spec: ReleaseSpec) -> dict[str, Any]:
-    """Write one SAE's folder and return what the card says of it."""
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of the files of an SAE's folder, its card apart."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != README)
+    return {p.name: sha256_of(p) for p in files}
+
+
+def _one(folder: Path, name: str, train: Dep, score: Dep, spec: ReleaseSpec) -> Entry:
+    """Write one SAE's folder and return what the cards say of it."""
     held = load_sae(train.path)
     metrics = read_json(score.path / METRICS)
     density = load_file(score.path / DENSITY)["density"]
@@ -134,4 +152,6 @@ def _one(folder: Path, name: str, train: Dep, score: Dep, spec: ReleaseSpec) -> 
     for tensor, want in sae.tensors().items():
         if not torch.equal(back.tensors[tensor], want):
             raise StoreError(f"{folder / CFG}: {tensor} read back differs from what was written")
-    return {"folder": name, "cfg": cfg, "metrics": values}
+    done = read_done(StageDir(train.path))
+    summary: dict[str, Any] = {} if done is None else done.summary
+    return Entry(name, cfg, metrics, {n: summary[n] for n in MADE if n in summary})

@@ -8,11 +8,13 @@ written folded: raw activations in, raw activations out, unit-norm decoder rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from sae_cli import __version__
+from sae_cli.lm.device import kind_of
 from sae_cli.lm.names import hook_name, model_name
 from sae_cli.sae.base import SAE
 from sae_cli.spec.base import identity
@@ -43,7 +45,7 @@ def run(tasks: Sequence[Task]) -> None:
         order = (spec.order_seed, spec.shuffle_tokens, spec.parallel)
         orders.setdefault(order, []).append(task)
 
-    def finish(member: Member, sae: SAE) -> None:
+    def finish(member: Member, sae: SAE, device: torch.device) -> None:
         task = member.task
         attrs = source.reader.attrs
         out = None if target is None else str(target.reader.attrs["module"])
@@ -54,6 +56,7 @@ def run(tasks: Sequence[Task]) -> None:
             "steps": member.steps,
             "tokens": member.trainer.tokens,
             "threads": torch.get_num_threads(),  # the order of sums, and so last bits, may follow
+            "device": kind_of(device),
         }
         task.finish([WEIGHTS, CFG], summary | made)
 
@@ -61,7 +64,7 @@ def run(tasks: Sequence[Task]) -> None:
         with assembled(group, parallel) as (device, mesh):
             Grid(
                 group, source, device,
-                target=target, order=(seed, pool), finish=finish, mesh=mesh,
+                target=target, order=(seed, pool), finish=partial(finish, device=device), mesh=mesh,
             ).run()  # fmt: skip
 
 
