@@ -27,6 +27,11 @@ class _Entry:
         return record
 
     @property
+    def imported(self) -> dict[str, Any] | None:
+        """Which files of another project it was read from; None of one that was trained here."""
+        return self.own.get("imported")
+
+    @property
     def arch(self) -> str:
         """Our name of the architecture."""
         return f"{self.own['arch']} transcoder" if self.out_site else str(self.own["arch"])
@@ -72,6 +77,8 @@ def card(
         entries=seen,
         formats=formats or {},
         models=_unique(_model(e) for e in seen),
+        imported=[e for e in seen if e.imported],
+        training=_training(seen),
         data=_unique(_data(e.own["data"]) for e in seen),
         masks=_unique(_mask(e.own["mask"]) for e in seen),
     )
@@ -79,6 +86,15 @@ def card(
 
 def _unique(texts: Any) -> list[str]:
     return list(dict.fromkeys(texts))
+
+
+def _training(entries: Sequence[_Entry]) -> str:
+    """On what text they were trained: of those that others trained it is not known here."""
+    known = _unique(_data(e.own["data"]) for e in entries if not e.imported)
+    unknown = sum(e.imported is not None for e in entries)
+    if unknown:
+        known.append("unknown" if unknown == len(entries) else f"unknown of {unknown}, imported")
+    return "; ".join(known)
 
 
 def _model(entry: _Entry) -> str:

@@ -40,7 +40,9 @@ def read(folder: Path, layer: int | None = None) -> Coder:
     k = int(cfg.get("k", 100)) if arch == "topk" else None  # 100 is SAELens's default
     if k is not None and cfg.get("rescale_acts_by_decoder_norm"):
         t = _rescaled(t)
-    metadata = {"layer": layer, **cfg.get("metadata", {})}
+    transcodes = cfg["architecture"] in TRANSCODERS.values()
+    bare = {"layer": layer, **({"hook_name_out": ""} if transcodes else {})}  # it need not say
+    metadata = {**bare, **cfg.get("metadata", {})}
     return folded(Coder(t, arch, k, metadata), folder)
 
 
