@@ -17,6 +17,7 @@ from sae_cli.spec.models import local, missing
 from sae_cli.spec.presets import ModelFacts
 from sae_cli.spec.problems import Loc, Problem, SpecProblems, from_validation
 from sae_cli.spec.stages import FORWARD, Site
+from sae_cli.spec.train import ARCHITECTURES
 
 Facts = Callable[[str, Loc], ModelFacts | None]
 _PLACE = ("model", "layer", "depth", "site")
@@ -150,7 +151,8 @@ def finish(
 
 def _foreign(name: str, arch: str, places: dict[str, Loc]) -> Problem:
     """That a field belongs to other architectures than the one it meets."""
-    owners = ", ".join(a for a, spec in SAES.items() if name in spec.model_fields)
+    trained = [a for a, spec in ARCHITECTURES.items() if name in spec.model_fields]
+    owners = ", ".join(trained or [IMPORTED])
     said = f"{name} is a field of {owners}, not of {arch}"
     chosen = places.get("arch")
     if chosen is None:

@@ -18,7 +18,8 @@ from torch import Tensor
 from sae_cli.errors import StoreError
 from sae_cli.store.atomic import read_json
 from sae_cli.store.formats.coder import Coder, folded, raw_bias, read_safetensors, require
-from sae_cli.store.weights import CFG, NAMES, TRANSCODERS, WEIGHTS
+from sae_cli.store.sae_names import NAMES, TRANSCODERS
+from sae_cli.store.weights import CFG, WEIGHTS
 
 _NAMES = {"W_enc": 2, "W_dec": 2, "b_enc": 1, "b_dec": 1}
 
