@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from sparsecoders import D_IN, D_SAE, K, LAYER, coder
+from sparsecoders import D_IN, D_SAE, LAYER, K, coder
 
 from sae_cli.store.formats.files import files_of, sae_digest
 from sae_cli.store.formats.found import CLASSES, Found, search, strangers

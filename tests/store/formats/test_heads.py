@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ def test_code_in_a_file_is_named_and_never_run(legacy: bool, tmp_path: Path) -> 
     with pytest.raises(StoreError):
         read_pt(file)
     assert not mark.exists()
-    pickle.loads(pickle.dumps(Evil(mark)))  # it would have
+    torch.load(file, weights_only=False)  # it would have
     assert mark.exists()
 
 
@@ -78,7 +77,7 @@ def test_anything_but_tensors_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04 no zip", b"\xff" * 64, b"{}"])
 def test_a_damaged_file_is_told_as_such(name: str, data: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(StoreError, match="is damaged|is an SAE|tensors"):
+    with pytest.raises(StoreError, match="is damaged"):
         shapes(tmp_path / name)
 
 
