@@ -52,6 +52,17 @@ def spot_of(name: str) -> Spot | None:
     return None
 
 
+def part_of(name: str) -> str | None:
+    """Which part of a layer a module is, by its name in a Hugging Face model; None for a whole
+    layer, and for what is no module's name.
+
+    >>> part_of("model.layers.3.mlp"), part_of("model.layers.3"), part_of("blocks.3.hook_mlp_out")
+    ('mlp', None, None)
+    """
+    found = _MODULE.fullmatch(name)
+    return None if found is None or _HOOK.fullmatch(name) else found[2]
+
+
 def input_of(name: str) -> Spot | None:
     """What the module called `name` reads, where that is a site: of an MLP its input."""
     found = spot_of(name)

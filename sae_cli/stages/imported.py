@@ -9,6 +9,7 @@ of it is made up.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sae_cli import __version__
 from sae_cli.errors import SaectlError, StoreError
 from sae_cli.lm.names import hook_name, model_name
 from sae_cli.spec.base import identity
-from sae_cli.spec.hooks import Spot, spot_of
+from sae_cli.spec.hooks import Spot, part_of, spot_of
 from sae_cli.spec.imported import ImportedSae
 from sae_cli.spec.work import CacheWork, ImportWork, TokensWork
 from sae_cli.stages.task import Dep, Task
@@ -70,7 +71,7 @@ def _one(task: Task) -> None:
     _as_said(coder, sae, folder)
     _fits(coder, task, folder)
     tensors = {name: t.to(torch.float32).contiguous() for name, t in coder.tensors.items()}
-    save_sae(task.out, tensors, _describe(task, coder))
+    save_sae(task.out, tensors, _describe(task, replace(coder, tensors=tensors)))
     task.finish([WEIGHTS, CFG], {"format": sae.format, "digest": sae.digest})
     task.report.at(1)
 
@@ -122,6 +123,13 @@ def _fits(coder: Coder, task: Task, folder: Path) -> None:
                 f"{folder} says that it is of layer {layer}, {site or 'a site not named'}; its "
                 f"cell says layer {wanted_layer}, {dep.work.site}"
             )
+        for name in (str(coder.metadata.get(key)), folder.name):
+            part, module = part_of(name), _module(dep)
+            if part not in (None, part_of(module)):
+                raise StoreError(
+                    f"{folder} is of the module {name}, and {dep.work.site} of this model is that "
+                    f"of {module}: something comes between"
+                )
 
 
 def _said(coder: Coder, key: str) -> Spot | tuple[int | None, None]:
@@ -162,7 +170,6 @@ def _describe(task: Task, coder: Coder) -> dict[str, Any]:
             "imported": {**identity(work.sae), **_former(coder)},
         },
     )
-    cfg["dtype"] = "float32"
     for name in CARRIED:  # ours are of evaluation's text
         cfg["metadata"][name] = coder.metadata.get(name)
     return cfg

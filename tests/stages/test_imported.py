@@ -140,6 +140,25 @@ def test_one_of_other_dimensions_or_of_another_place_is_refused(
     assert f"reads {D_IN - 4} dimensions, and tiny.L1.mlp_out has {D_IN}" in place.failed["dims"]
 
 
+def test_a_module_that_is_not_the_sites_is_refused(place: Bench, tmp_path: Path) -> None:
+    """On a model that normalises what an MLP gives, `mlp_out` is what comes after that."""
+    folder = written(tmp_path / f"layers.{LAYER}.mlp", "sparsify", coder("topk", site="mlp_out"))
+    (folder / "saectl.json").unlink()
+    one = task(place, "one", "sparsify", folder)
+    cache = one.deps["cache"]
+    assert isinstance(cache.work, CacheWork)
+    dep = replace(cache, work=cache.work.model_copy(update={"site": "mlp_out"}))
+    stage = StageDir(place.array)
+    done = json.loads(stage.done.read_text())
+    for norm in ("post_feedforward_layernorm", "mlp"):
+        done["summary"]["module"] = f"model.layers.{LAYER}.{norm}"
+        stage.done.write_text(json.dumps(done))
+        train.run([replace(one, deps={**one.deps, "cache": dep})])
+        if norm != "mlp":
+            assert "something comes between" in place.failed.pop("one")
+    assert place.failed == {} and "one" in place.finished
+
+
 def test_a_pickle_that_holds_code_is_refused_and_not_run(place: Bench, tmp_path: Path) -> None:
     folder = written(tmp_path / "d", "dictionary_learning", coder("topk"))
     torch.save({"encoder.weight": print}, folder / "ae.pt")
