@@ -12,7 +12,7 @@ import torch
 from sparsecoders import D_SAE, coder
 from torch import Tensor
 
-from sae_cli.cli.importing import ImportOutput
+from sae_cli.cli.import_run import ImportOutput
 from sae_cli.errors import OK, USAGE
 from sae_cli.spec.load import load
 from sae_cli.spec.yaml import load as read_yaml
