@@ -43,7 +43,8 @@ EXCEPTIONS = {
 HEAVY = ("torch", "transformers", "datasets", "zarr", "wandb", "sae_lens", "pyarrow", "tokenizers")
 LIGHT = ("errors", "spec", "plan", "report", "run", "cli")
 LIGHT_FILES = (
-    *(f"store/{name}.py" for name in ("key", "layout", "atomic")),
+    *(f"store/{name}.py" for name in ("key", "layout", "atomic", "digests", "sae_names")),
+    *(f"store/formats/{name}.py" for name in ("__init__", "files", "found", "heads", "said")),
     *(f"store/records/{name}.py" for name in ("ledger", "claim", "holder", "status", "space")),
     *(f"lm/{name}.py" for name in ("hub", "refusal", "names")),
     *(f"lm/tiny/{name}.py" for name in ("__init__", "grammar")),
@@ -179,6 +180,7 @@ LOOK = (
         "--help",
         "run --help",
         "bench --help",
+        "import --help",
         "validate tiny",
         "plan tiny",
         "plan qwen3-4b",

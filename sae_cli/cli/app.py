@@ -13,6 +13,7 @@ from sae_cli.cli import (
     bench,
     compare,
     gc,
+    importing,
     inspect,
     plan,
     report,
@@ -48,6 +49,7 @@ _VERBS: tuple[tuple[str, Kind | None, str], ...] = (
 )
 for _name, _kind, _summary in _VERBS:
     app.command(_name, rich_help_panel=STAGES)(stages.verb(_name, _kind, _summary))
+app.command("import", rich_help_panel=STAGES)(importing.importing)
 app.command(rich_help_panel=LOOK)(plan.validate)
 app.command(rich_help_panel=LOOK)(plan.plan)
 app.command(rich_help_panel=LOOK)(status.status)

@@ -61,7 +61,8 @@ def sizes_of(graph: Graph) -> list[Asked]:
     different: dict[tuple[Any, ...], Asked] = {}
     for stage in graph.of("train"):
         dims = sides(stage)
-        assert isinstance(stage.work, TrainWork)
+        if not isinstance(stage.work, TrainWork):
+            continue  # imported, not trained
         spec = stage.work.train
         if dims is not None:
             key = (spec.arch, spec.width, spec.batch_size, getattr(spec, "k", None), *dims)

@@ -71,7 +71,7 @@ def bench(
     elif archs:
         raise UsageError("--arch goes with --size: a sweep says which architectures it trains")
     else:
-        asked = sizes_of(opened.graph)
+        asked = sizes_of(opened.graph) or default_sizes((), ())  # where nothing is trained
 
     def say(text: str) -> None:
         if not (quiet or json):

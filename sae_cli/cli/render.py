@@ -16,7 +16,7 @@ from sae_cli.plan.reason import Row
 from sae_cli.plan.room import Room
 from sae_cli.report.elbow import Elbow
 from sae_cli.report.results import SaeRow
-from sae_cli.spec.work import CacheWork
+from sae_cli.spec.work import CacheWork, ImportWork, TrainWork
 from sae_cli.store.records.space import told
 
 _COLOURS = {
@@ -101,7 +101,11 @@ def plan(rows: Sequence[Row], room: Room) -> None:
         ],
         right=["disk"],
     )
-    shared = coalesce([r.stage for r in rows if r.stage.kind == "train" and r.action == "run"])
+    going = [r.stage for r in rows if r.stage.kind == "train" and r.action == "run"]
+    files = sum(isinstance(stage.work, ImportWork) for stage in going)
+    if files:
+        print(f"{files} SAE{'s' * (files > 1)} to import: nothing is trained")
+    shared = coalesce([stage for stage in going if isinstance(stage.work, TrainWork)])
     needs = [found for job in shared if (found := need(job.stages)) is not None]
     if needs:
         many, passes = sum(len(job.stages) for job in shared), len(shared)

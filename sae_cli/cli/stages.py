@@ -31,7 +31,7 @@ from sae_cli.run.base import Result, tidy
 from sae_cli.run.context import Context
 from sae_cli.run.executors import pool_for
 from sae_cli.run.signals import stop_requests
-from sae_cli.spec.work import Kind
+from sae_cli.spec.work import Kind, TrainWork
 from sae_cli.store.layout import Workspace
 from sae_cli.store.records.ledger import is_done
 from sae_cli.store.records.space import free_bytes, told
@@ -221,7 +221,7 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
 
 def _freed_but_read(row: Row, graph: Graph, workspace: Workspace) -> bool:
     """Whether activations were freed that a training of the sweep still needs."""
-    readers = [s for s in graph.dependants(row.stage) if s.kind == "train"]
+    readers = [s for s in graph.dependants(row.stage) if isinstance(s.work, TrainWork)]
     return row.state.status is Status.EVICTED and not all(
         is_done(folder(workspace, s)) for s in readers
     )

@@ -23,6 +23,7 @@ from sae_cli.plan.sizes import sides
 from sae_cli.run import inline
 from sae_cli.run.context import Context
 from sae_cli.spec.cell import Cell
+from sae_cli.spec.imported import ImportedSae
 from sae_cli.spec.load import Sweep, find, load
 from sae_cli.spec.models import at_hand
 from sae_cli.spec.stages import DataSpec, Source
@@ -92,13 +93,18 @@ def _chosen(sweep: Sweep, workspace: Workspace) -> tuple[Sweep, Cell]:
     cells = [
         c for c in sweep.cells
         if c.out_site is None and at_hand(sweep.models[c.model]) and _known(sweep, c)
-        and c.train.parallel.processes == 1
+        and not isinstance(c.train, ImportedSae) and c.train.parallel.processes == 1
     ]  # fmt: skip
     if cells:
-        return sweep, min(cells, key=lambda c: (c.train.width or 0) * c.train.batch_size)
+        return sweep, min(cells, key=_size)
     tiny = Pins(workspace.root, online=False).apply(load(find("tiny")))
     own = tiny.spec.model_copy(update={"device": sweep.spec.device})
     return dataclasses.replace(tiny, spec=own), tiny.cells[0]
+
+
+def _size(cell: Cell) -> int:
+    assert not isinstance(cell.train, ImportedSae)
+    return (cell.train.width or 0) * cell.train.batch_size
 
 
 def _known(sweep: Sweep, cell: Cell) -> bool:
@@ -122,6 +128,7 @@ def _small(sweep: Sweep, cell: Cell, seconds: float, forward: Sequence[ForwardPo
             "heldout_tokens": some(0.5 / PASSES, HELD_OUT),
         }
     )
+    assert not isinstance(cell.train, ImportedSae)
     batch = cell.train.batch_size
     train = cell.train.model_copy(update={"num_tokens": STEPS * batch, "ema_decay": None})
     small = spec.model_copy(

@@ -34,7 +34,16 @@ from sae_cli.plan.sizes import disk_bytes, sides
 from sae_cli.spec.presets import ModelFacts
 from sae_cli.spec.stages import EvalSpec
 from sae_cli.spec.train import Train
-from sae_cli.spec.work import CacheWork, EvalWork, Kind, StudyWork, TokensWork, TrainWork
+from sae_cli.spec.work import (
+    CacheWork,
+    EvalWork,
+    ImportWork,
+    Kind,
+    StudyWork,
+    TokensWork,
+    TrainWork,
+    sae_of,
+)
 
 DENSE: dict[str, tuple[int, int]] = {
     "jumprelu": (2, 3),
@@ -75,7 +84,7 @@ def cost(job: Job) -> Cost:
         found = ((data.train_blocks + data.heldout_blocks) * data.context, 0, 0)
     elif isinstance(first.work, CacheWork):
         found = _capture(job.stages)
-    elif isinstance(first.work, TrainWork):
+    elif first.kind == "train":
         found = _training(job.stages)
     elif isinstance(first.work, EvalWork):
         found = _evaluation(job.stages, first.work.eval)
@@ -151,6 +160,8 @@ def _training(stages: Sequence[Stage]) -> tuple[int, int, int | None]:
     tokens, total = 0, 0
     known = True
     for stage in stages:
+        if isinstance(stage.work, ImportWork):
+            continue
         assert isinstance(stage.work, TrainWork)
         spec, dims = stage.work.train, sides(stage)
         own = steps(spec) * spec.batch_size
@@ -191,13 +202,13 @@ def _evaluation(stages: Sequence[Stage], spec: EvalSpec) -> tuple[int, int | Non
             forward *= tokens
     arithmetic, times = 0, 2 if spec.splice else 1
     for stage in stages:
-        dims, train = sides(stage), stage.deps["train"].work
+        dims, width = sides(stage), sae_of(stage.deps["train"].work).width
         if dims is None:
             return tokens, forward, None
-        assert isinstance(train, TrainWork) and train.train.width is not None
-        arithmetic += tokens * times * 2 * sum(dims) * train.train.width
+        assert width is not None
+        arithmetic += tokens * times * 2 * sum(dims) * width
         if stage in plain:
-            rows = {"pca": 2 * dims[0], "random": 3 * train.train.width}
+            rows = {"pca": 2 * dims[0], "random": 3 * width}
             products = sum(rows.get(name, 0) for name in spec.controls)
             arithmetic += tokens * times * 2 * dims[0] * products
     return tokens, forward, arithmetic

@@ -10,17 +10,18 @@ from functools import cached_property
 from sae_cli.errors import UsageError
 from sae_cli.spec.base import identity
 from sae_cli.spec.cell import Cell
+from sae_cli.spec.imported import ImportedSae, Sae
 from sae_cli.spec.load import Sweep
 from sae_cli.spec.presets import ModelFacts
 from sae_cli.spec.problems import closest
-from sae_cli.spec.stages import MaskSpec, ModelSpec, Site
+from sae_cli.spec.stages import MaskSpec, ModelSpec, Site, WandbSpec
 from sae_cli.spec.studies import COMPARING
-from sae_cli.spec.train import Train
 from sae_cli.spec.work import (
     KINDS,
     VERSIONS,
     CacheWork,
     EvalWork,
+    ImportWork,
     Kind,
     ReleaseWork,
     StudyWork,
@@ -170,8 +171,7 @@ def build(sweep: Sweep) -> Graph:
         if cell.out_site is not None:
             inputs["target"] = capture(cell, cell.out_site, text)
         name = f"{cache.slug}.{train_slug(cell.train)}"
-        work = TrainWork(train=cell.train, wandb=wandb)
-        train = stage("train", name, work, inputs, facts)
+        train = stage("train", name, sae_work(cell.train, wandb), inputs, facts)
         score = stage("eval", name, EvalWork(eval=spec.eval), {"train": train, **inputs}, facts)
         evals[score.key] = score
         graph.cells.append((cell, train))
@@ -203,12 +203,19 @@ def model_slug(model: ModelSpec) -> str:
     return slug(name.rstrip("/").rsplit("/", 1)[-1].lower())
 
 
-def train_slug(train: Train) -> str:
+def sae_work(sae: Sae, wandb: WandbSpec | None) -> TrainWork | ImportWork:
+    """What a stage of the kind `train` does for a cell."""
+    return (
+        ImportWork(sae=sae) if isinstance(sae, ImportedSae) else TrainWork(train=sae, wandb=wandb)
+    )
+
+
+def train_slug(train: Sae) -> str:
     """An SAE's name within its site: architecture, width, and what `variant` says."""
     return ".".join([train.arch, f"w{train.width}", *variant(train)])
 
 
-def variant(train: Train) -> list[str]:
+def variant(train: Sae) -> list[str]:
     """What tells SAEs of one architecture and width apart: sparsity, and what is unusual."""
     label, name = train.sparsity
     sparsity = getattr(train, name)
@@ -216,6 +223,9 @@ def variant(train: Train) -> list[str]:
     out_site = getattr(train, "out_site", None)
     if out_site is not None:
         parts.insert(0, f"to_{out_site}" + ("_skip" if getattr(train, "skip", False) else ""))
+    if isinstance(train, ImportedSae):
+        function = [] if train.function == "topk" else [train.function]
+        return [*function, *parts, train.format, *([train.label] if train.label else [])]
     if train.lr is not None:
         parts.append(f"lr{train.lr:g}".replace("+", ""))
     if train.seed:

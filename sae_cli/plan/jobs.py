@@ -31,7 +31,7 @@ def coalesce(stages: Sequence[Stage]) -> list[Job]:
     The sites of one model and text share their forwards, and so do the evaluations of its SAEs,
     wherever they read (the stage cuts them into rounds by memory), and each study of them. The
     trainings of one array share its read, where they share their order and their `parallel`:
-    `fitted` then cuts them by memory.
+    `fitted` then cuts them by memory. An SAE that is imported shares nothing.
     """
     groups: dict[str, list[Stage]] = {}
     for stage in stages:

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sae_cli.plan.graph import Stage
+from sae_cli.plan.sizes import sides
 from sae_cli.spec.train import Train
-from sae_cli.spec.work import CacheWork, TokensWork, TrainWork
+from sae_cli.spec.work import CacheWork, ImportWork, TokensWork, TrainWork
 
 DENSE: dict[str, float] = {
     "topk": 4.5,
@@ -98,10 +99,13 @@ class Limits:
 
 
 def need(stages: Sequence[Stage]) -> Need | None:
-    """What trainings of one array and order take in one pass; None where sizes are not known."""
+    """What trainings of one array and order take in one pass, or an import, which has only an end;
+    None where sizes are not known."""
     facts = stages[0].facts
     if facts is None:
         return None
+    if isinstance(stages[0].work, ImportWork):
+        return _importing(stages[0])
     capture = stages[0].deps["cache"]
     source, work = capture.deps["tokens"].work, capture.work
     assert isinstance(work, CacheWork) and isinstance(source, TokensWork)
@@ -125,6 +129,16 @@ def need(stages: Sequence[Stage]) -> Need | None:
         pools=count * 2 * (pool + 1) * sum(work.cache.row_bytes(side) for side in sides),
         processes=count,
     )
+
+
+def _importing(stage: Stage) -> Need | None:
+    """What reading another project's SAE takes: it is folded as a training's is."""
+    found = sides(stage)
+    assert isinstance(stage.work, ImportWork)
+    if found is None:
+        return None
+    end = 4 * FOLDED * (max(found) * stage.work.sae.width + found[0] * found[1])
+    return Need(kept=0, step=0, rows=0, end=end, pools=0)
 
 
 def fitted(stages: Sequence[Stage], limits: Limits) -> list[tuple[Stage, ...]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sae_cli.plan.graph import Stage
 from sae_cli.spec.base import identity
-from sae_cli.spec.work import VERSIONS
+from sae_cli.spec.work import VERSIONS, TrainWork
 from sae_cli.store.layout import StageDir, Workspace
 from sae_cli.store.records.status import Status
 
@@ -54,5 +54,5 @@ def serves(status: Status, dep: Stage, reader: Stage) -> bool:
     statistics and records that stay behind when activations are freed.
     """
     if status is Status.EVICTED:
-        return dep.kind == "cache" and reader.kind != "train"
+        return dep.kind == "cache" and not isinstance(reader.work, TrainWork)
     return status is Status.DONE

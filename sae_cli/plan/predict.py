@@ -20,7 +20,7 @@ from sae_cli.plan.graph import Stage, model_slug
 from sae_cli.plan.jobs import Job, coalesce
 from sae_cli.plan.sizes import sides
 from sae_cli.spec.base import Frozen
-from sae_cli.spec.work import CacheWork, TrainWork
+from sae_cli.spec.work import CacheWork, ImportWork, TrainWork
 
 N = TypeVar("N", int, float)
 UNCOUNTED = "study"
@@ -182,6 +182,8 @@ def _train_seconds(job: Cost, calibration: Calibration) -> float | None:
     total = 0.0
     for stage in job.stages:
         dims = sides(stage)
+        if isinstance(stage.work, ImportWork):
+            continue  # files are read, nothing is trained
         assert isinstance(stage.work, TrainWork)
         spec = stage.work.train
         if dims is None:

@@ -10,9 +10,17 @@ with what a run leaves.
 from __future__ import annotations
 
 from sae_cli.plan.graph import Stage
+from sae_cli.spec.imported import Sae, stored
 from sae_cli.spec.stages import BYTES
-from sae_cli.spec.train import Train
-from sae_cli.spec.work import CacheWork, ReleaseWork, StudyWork, TokensWork, TrainWork
+from sae_cli.spec.work import (
+    CacheWork,
+    ImportWork,
+    ReleaseWork,
+    StudyWork,
+    TokensWork,
+    TrainWork,
+    sae_of,
+)
 
 TOKEN_BYTES = 4 + 8 + 4 + 1
 """Of a packed token: id, document, position, reasons."""
@@ -36,15 +44,13 @@ def disk_bytes(stage: Stage) -> int | None:
         )
     if isinstance(work, CacheWork):
         return _array_bytes(stage, work)
-    if isinstance(work, TrainWork):
-        return _sae_bytes(stage, work.train, 4)
+    if isinstance(work, (TrainWork, ImportWork)):
+        return _sae_bytes(stage, sae_of(work), 4)
     if isinstance(work, ReleaseWork):
         return _release_bytes(stage, work)
     if isinstance(work, StudyWork):
         return 0  # all that it leaves is a record
-    train = stage.deps["train"].work
-    assert isinstance(train, TrainWork)
-    return _density_bytes(train.train, 8)
+    return _density_bytes(sae_of(stage.deps["train"].work), 8)
 
 
 def sides(stage: Stage) -> tuple[int, int] | None:
@@ -75,13 +81,13 @@ def _array_bytes(stage: Stage, work: CacheWork) -> int | None:
     )
 
 
-def _sae_bytes(stage: Stage, train: Train, size: int) -> int | None:
+def _sae_bytes(stage: Stage, train: Sae, size: int) -> int | None:
     found = sides(stage)
     if found is None:
         return None
     d_in, d_out = found
     assert train.width is not None
-    vectors = 2 if train.arch in WITH_THRESHOLD else 1
+    vectors = 2 if (stored(train) or train.arch) in WITH_THRESHOLD else 1
     skip = d_in * d_out if getattr(train, "skip", False) else 0
     numbers = (d_in + d_out + vectors) * train.width + d_out + skip
     return size * numbers + HEADER * (3 + vectors + bool(skip))
@@ -90,25 +96,27 @@ def _sae_bytes(stage: Stage, train: Train, size: int) -> int | None:
 def _release_bytes(stage: Stage, work: ReleaseWork) -> int | None:
     total = 0
     for sae in stage.deps.values():
-        if isinstance(sae.work, TrainWork):
-            found = _sae_bytes(sae, sae.work.train, BYTES[work.release.dtype])
+        if sae.kind == "train":
+            spec = sae_of(sae.work)
+            found = _sae_bytes(sae, spec, BYTES[work.release.dtype])
             if found is None:
                 return None
-            total += found + _density_bytes(sae.work.train, 4)
-            held = _held_by(sae.work.train) & set(work.release.formats)
-            total += len(held) * (_sae_bytes(sae, sae.work.train, 4) or 0)
+            total += found + _density_bytes(spec, 4)
+            held = _held_by(spec) & set(work.release.formats)
+            total += len(held) * (_sae_bytes(sae, spec, 4) or 0)
     return total
 
 
-def _held_by(train: Train) -> set[str]:
+def _held_by(train: Sae) -> set[str]:
     """The formats of a release, besides SAELens's, that can hold an SAE so trained."""
+    topk = (stored(train) or train.arch) == "topk"
     if getattr(train, "out_site", None) is not None:
-        return {"sparsify"} if train.arch == "topk" else {"circuit-tracer"}
-    if train.arch == "topk":
+        return {"sparsify"} if topk else {"circuit-tracer"}
+    if topk:
         return {"sparsify", "dictionary_learning", "qwen-scope"}
     return {"dictionary_learning", "gemma-scope"}
 
 
-def _density_bytes(train: Train, size: int) -> int:
+def _density_bytes(train: Sae, size: int) -> int:
     assert train.width is not None
     return size * train.width + HEADER

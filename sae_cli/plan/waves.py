@@ -19,7 +19,7 @@ from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.jobs import coalesce, disk_bytes
 from sae_cli.plan.place import folder
 from sae_cli.plan.room import begun
-from sae_cli.spec.work import CacheWork
+from sae_cli.spec.work import CacheWork, TrainWork
 from sae_cli.store.layout import Workspace
 from sae_cli.store.records.space import told
 from sae_cli.store.records.status import Status, state
@@ -45,7 +45,7 @@ def waves(graph: Graph, stages: Collection[Stage], workspace: Workspace, budget:
     Raises SaectlError when an SAE needs more at once than `budget` (bytes) holds, or when sizes
     are not known.
     """
-    read = {d.name for s in stages if s.kind == "train" for d in s.deps.values()}
+    read = {d.name for s in stages if isinstance(s.work, TrainWork) for d in s.deps.values()}
     read |= {s.name for s in stages}
     wanted = [s for s in graph.of("cache") if s.name in read]
     arrays = graph.of("cache")
@@ -98,7 +98,7 @@ def within(wave: Wave, left: Sequence[Stage]) -> list[Stage]:
     there, late = {s.name for s in wave.stages}, set[str]()
     for stage in left:
         missing = stage.kind == "cache" and stage.name not in there
-        if stage.kind == "train":
+        if isinstance(stage.work, TrainWork):  # an import reads statistics, which stay
             missing = any(d.kind == "cache" and d.name not in there for d in stage.deps.values())
         if missing or any(d.name in late for d in stage.deps.values()):
             late.add(stage.name)

@@ -7,7 +7,7 @@ from typing import Any
 from sae_cli.plan.graph import Graph, Stage, variant
 from sae_cli.plan.place import folder
 from sae_cli.spec.base import Frozen
-from sae_cli.spec.work import CacheWork, TrainWork
+from sae_cli.spec.work import CacheWork, sae_of
 from sae_cli.store.layout import Workspace
 from sae_cli.store.records.ledger import read_done
 
@@ -58,8 +58,8 @@ def row_of(
 ) -> SaeRow:
     """The row of one SAE: `summary` is that of its evaluation's record."""
     capture = train.deps["cache"].work
-    assert isinstance(capture, CacheWork) and isinstance(train.work, TrainWork)
-    assert train.work.train.width is not None
+    sae = sae_of(train.work)
+    assert isinstance(capture, CacheWork) and sae.width is not None
     return SaeRow(
         slug=train.slug,
         train_key=train.key,
@@ -67,10 +67,10 @@ def row_of(
         model=model,
         layer=capture.layer,
         site=capture.site,
-        out_site=getattr(train.work.train, "out_site", None),
-        arch=train.work.train.arch,
-        width=train.work.train.width,
-        variant=" ".join(variant(train.work.train)),
+        out_site=getattr(sae, "out_site", None),
+        arch=sae.arch,
+        width=sae.width,
+        variant=" ".join(variant(sae)),
         metrics=summary["metrics"],
         path=str(folder(workspace, train).path),
     )

@@ -19,7 +19,7 @@ from sae_cli.report.catalogue import KEPT, Ablation, Direction, meaning, version
 from sae_cli.report.gather import Measured, Part, Scored
 from sae_cli.spec.base import Frozen
 from sae_cli.spec.stages import MaskSpec, ModelSpec, Source
-from sae_cli.spec.work import CacheWork, TokensWork, TrainWork
+from sae_cli.spec.work import CacheWork, TokensWork, sae_of
 from sae_cli.store.key import canonical
 
 PER_LATENT = ("dead_fraction_v1", "dense_fraction_v1")
@@ -188,8 +188,7 @@ def _base(scored: Scored) -> dict[str, Any]:
     train, row = scored.train, scored.row
     capture, text = train.deps["cache"].work, train.deps["tokens"].work
     assert isinstance(capture, CacheWork) and isinstance(text, TokensWork)
-    assert isinstance(train.work, TrainWork)
-    spec, data = train.work.train, text.data
+    spec, data = sae_of(train.work), text.data
     d_in, last = scored.config.get("d_in"), train.facts and train.facts.n_layers - 1
     finished = datetime.fromtimestamp(scored.done.finished_at, UTC)
     weights = {} if scored.trained is None else scored.trained.outputs
@@ -208,8 +207,8 @@ def _base(scored: Scored) -> dict[str, Any]:
         "expansion": row.width / d_in if d_in else None,
         "arch": row.arch,
         "k_or_lambda": getattr(spec, spec.sparsity[1]),
-        "train_tokens": spec.num_tokens,
-        "seed": spec.seed,
+        "train_tokens": getattr(spec, "num_tokens", None),  # of what others trained: not known
+        "seed": getattr(spec, "seed", None),
         "mask_policy": mask_words(capture.mask, data.train_on),
         "outlier_multiple": capture.mask.outlier_multiple,
         "dataset_id": " + ".join(source_id(s) for s in data.sources),

@@ -17,7 +17,7 @@ from sae_cli.plan.graph import Stage
 from sae_cli.plan.place import folder, record_of, serves
 from sae_cli.run.context import Context
 from sae_cli.spec.base import identity
-from sae_cli.spec.work import CacheWork
+from sae_cli.spec.work import CacheWork, ImportWork
 from sae_cli.stages.task import SHARED
 from sae_cli.store.atomic import sync_folder
 from sae_cli.store.key import canonical
@@ -82,7 +82,8 @@ def check_sources(stage: Stage, context: Context) -> None:
     Raises StoreError, ModelError or DataError when it can't.
     """
     verify_inputs([stage], context)
-    capture = stage.deps["cache"].work if stage.kind in ("eval", "study") else None
+    reads = stage.kind in ("eval", "study") or isinstance(stage.work, ImportWork)
+    capture = stage.deps["cache"].work if reads else None
     name = canonical([identity(stage.work), None if capture is None else identity(capture)])
     if isinstance(stage.work, CacheWork):
         name = canonical(["model", identity(stage.work.model)])

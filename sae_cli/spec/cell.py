@@ -12,10 +12,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sae_cli.spec.imported import IMPORTED, SAES, ImportedSae, Sae
+from sae_cli.spec.models import local, missing
 from sae_cli.spec.presets import ModelFacts
 from sae_cli.spec.problems import Loc, Problem, SpecProblems, from_validation
 from sae_cli.spec.stages import FORWARD, Site
-from sae_cli.spec.train import ARCHITECTURES, Train
+from sae_cli.spec.train import ARCHITECTURES
 
 Facts = Callable[[str, Loc], ModelFacts | None]
 _PLACE = ("model", "layer", "depth", "site")
@@ -29,12 +31,13 @@ LOW_RANK_SITE: Site = "attn_out"
 
 @dataclass(frozen=True)
 class Cell:
-    """One SAE of a sweep: what it reads, and how it is trained (`train.width` is resolved)."""
+    """One SAE of a sweep: what it reads, and how it is trained or where it is read from
+    (`train.width` is resolved)."""
 
     model: str
     layer: int
     site: Site
-    train: Train
+    train: Sae
 
     @property
     def out_site(self) -> Site | None:
@@ -100,14 +103,14 @@ def finish(
                 del fields[form]
     places = {**{k: ("train", k) for k in shared}, **draft.places}
     arch = fields.setdefault("arch", ARCH)
-    if site == LOW_RANK_SITE:
+    if site == LOW_RANK_SITE and arch != IMPORTED:
         fields.setdefault("decoder_init", "active_subspace")
-    own = ARCHITECTURES[arch].model_fields
+    own = SAES[arch].model_fields
     problems += [_foreign(name, arch, places) for name in fields if name not in own]
     if len(problems) > before or layer is None:
         return None
     at_width = places.get("expansion", places.get("width", draft.origin))
-    if fields.get("width") is None:
+    if fields.get("width") is None and arch != IMPORTED:
         by_default = fields.get("expansion") is None
         if size is None:
             what = f"the default width, {EXPANSION} x the input," if by_default else "expansion"
@@ -116,12 +119,15 @@ def finish(
         factor = EXPANSION if by_default else fields["expansion"]
         fields.update(width=factor * size.d_in(site), expansion=None)
     try:
-        train = ARCHITECTURES[arch](**fields)
+        train = SAES[arch](**fields)
     except ValidationError as e:
         for p in from_validation(e, {}):
             name = str(p.loc[0]) if p.loc else ""
             at = at_width if name in ("width", "expansion") else places.get(name, draft.origin)
             problems.append(Problem(at, p.what, p.suggestion))
+        return None
+    if isinstance(train, ImportedSae) and not train.digest and not local(train.path).is_dir():
+        problems.append(Problem(places["path"], missing(train.path, "folder")))
         return None
     out_site = getattr(train, "out_site", None)
     if out_site is not None and FORWARD.index(out_site) <= FORWARD.index(site):
@@ -134,6 +140,7 @@ def finish(
         )
         return None
     k = getattr(train, "k", None)
+    assert train.width is not None
     if k is not None and k > train.width:
         problems.append(
             Problem(places.get("k", at_width), f"k = {k} is more than the width, {train.width}")
@@ -144,7 +151,8 @@ def finish(
 
 def _foreign(name: str, arch: str, places: dict[str, Loc]) -> Problem:
     """That a field belongs to other architectures than the one it meets."""
-    owners = ", ".join(a for a, spec in ARCHITECTURES.items() if name in spec.model_fields)
+    trained = [a for a, spec in ARCHITECTURES.items() if name in spec.model_fields]
+    owners = ", ".join(trained or [IMPORTED])
     said = f"{name} is a field of {owners}, not of {arch}"
     chosen = places.get("arch")
     if chosen is None:

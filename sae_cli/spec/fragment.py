@@ -2,32 +2,35 @@
 
 `train:` and an entry of the `sae` axis hold some fields of some architecture; an axis holds a list
 of values of one such field. Both are built here from `ARCHITECTURES`, with types and field
-documentation, so that the JSON schema and did-you-mean know every one of them.
+documentation, so that the JSON schema and did-you-mean know every one of them. What only says which
+files an imported SAE is read from belongs to its cell, and is no axis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, WithJsonSchema, WrapValidator, create_model
 from pydantic.fields import FieldInfo
 
 from sae_cli.spec.base import Count, Fraction, Frozen
+from sae_cli.spec.imported import SAES
 from sae_cli.spec.stages import Site
 from sae_cli.spec.train import ARCHITECTURES
 
 
-def _fields() -> dict[str, FieldInfo]:
+def _fields(specs: Iterable[type[Frozen]]) -> dict[str, FieldInfo]:
     found: dict[str, FieldInfo] = {}
-    for spec in ARCHITECTURES.values():
+    for spec in specs:
         for name, info in spec.model_fields.items():
             found.setdefault(name, info)
     return found
 
 
-TRAIN_FIELDS = _fields()
-ARCH = Literal[tuple(ARCHITECTURES)]  # type: ignore[valid-type]
+TRAIN_FIELDS = _fields(ARCHITECTURES.values())
+SAE_FIELDS = _fields(SAES.values())
+ARCH = Literal[tuple(SAES)]  # type: ignore[valid-type]
 
 
 def _value_type(name: str, info: FieldInfo) -> Any:
@@ -51,8 +54,7 @@ def _absent(doc: str) -> Any:
 
 
 _partial: dict[str, Any] = {
-    name: (_value_type(name, info), _absent(_doc(name, info)))
-    for name, info in TRAIN_FIELDS.items()
+    name: (_value_type(name, info), _absent(_doc(name, info))) for name, info in SAE_FIELDS.items()
 }
 _place: dict[str, Any] = {
     "model": (str, _absent("A model's name.")),

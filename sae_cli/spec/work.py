@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from sae_cli.spec.base import Execution, Frozen
+from sae_cli.spec.imported import ImportedSae, Sae
 from sae_cli.spec.stages import (
     CacheSpec,
     DataSpec,
@@ -63,6 +64,14 @@ class TrainWork(Frozen):
     """Where to log."""
 
 
+class ImportWork(Frozen):
+    """An SAE of another project in the place of one that is trained. Depends on a cache, whose
+    statistics alone are read."""
+
+    sae: ImportedSae
+    """Which files, and what they hold."""
+
+
 class EvalWork(Frozen):
     """The metrics of one SAE. Depends on its training, its cache, and the held-out tokens."""
 
@@ -87,4 +96,12 @@ class ReleaseWork(Frozen):
     """Title, license, authors."""
 
 
-Work = TokensWork | CacheWork | TrainWork | EvalWork | StudyWork | ReleaseWork
+Work = TokensWork | CacheWork | TrainWork | ImportWork | EvalWork | StudyWork | ReleaseWork
+
+
+def sae_of(work: Work) -> Sae:
+    """What a stage of the kind `train` was told of its SAE."""
+    if isinstance(work, ImportWork):
+        return work.sae
+    assert isinstance(work, TrainWork)
+    return work.train

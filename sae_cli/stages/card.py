@@ -37,6 +37,8 @@ def card(
         controls=any(e.controls for e in entries),
         formats=formats or {},
         models=_unique(map(model_of, entries)),
+        imported=[e for e in entries if e.imported],
+        training=training_of(entries),
         data=_unique(data_of(e.own["data"]) for e in entries),
         masks=_unique(mask_of(e.own["mask"]) for e in entries),
         hardware=_unique(hardware_of(e) for e in entries),
@@ -78,6 +80,15 @@ def _rendered(template: str, **what: Any) -> str:
 
 def _unique(texts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(texts))
+
+
+def training_of(entries: Sequence[Entry]) -> str:
+    """On what text they were trained: of those that others trained it is not known here."""
+    known = _unique(data_of(e.own["data"]) for e in entries if not e.imported)
+    unknown = sum(e.imported is not None for e in entries)
+    if unknown:
+        known.append(UNKNOWN if unknown == len(entries) else f"unknown of {unknown}, imported")
+    return "; ".join(known)
 
 
 def model_of(entry: Entry) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sae_cli.spec.stages import Site
-from sae_cli.store.weights import TRANSCODERS
+from sae_cli.store.sae_names import TRANSCODERS
 
 UNKNOWN = "unknown"
 SIDES: dict[Site, str] = {
@@ -57,6 +57,11 @@ class Entry:
         return record
 
     @property
+    def imported(self) -> dict[str, Any] | None:
+        """Which files of another project it was read from; None of one that was trained here."""
+        return self.own.get("imported")
+
+    @property
     def arch(self) -> str:
         """Its architecture in training."""
         arch = str(self.own.get("train", {}).get("arch") or self.own["arch"])
@@ -97,7 +102,7 @@ class Entry:
     def sparsity(self) -> str:
         """How it is made sparse, and how much."""
         train = self.own.get("train", {})
-        method = METHODS.get(str(train.get("arch")), UNKNOWN)
+        method = METHODS.get(str(train.get("arch") or self.own["arch"]), UNKNOWN)
         said = [f"{n} {train[n]}" for n in SPARSITY if train.get(n) is not None]
         return f"{method} ({', '.join(said)})" if said else method
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from sae_cli.lm.anatomy import width as d_model
 from sae_cli.lm.restart import skipped, spot
-from sae_cli.spec.work import TrainWork
+from sae_cli.spec.work import sae_of
 from sae_cli.stages.bootstrap import UNITS
 from sae_cli.stages.eval_place import Place, Site
 from sae_cli.stages.losses import POSITIONS_AT_ONCE
@@ -89,9 +89,9 @@ def need(seats: Sequence[Seat], model: PreTrainedModel, tokens: int) -> int:
 
 
 def _width(seat: Seat) -> int:
-    work = seat.task.deps["train"].work
-    assert isinstance(work, TrainWork) and work.train.width is not None
-    return work.train.width
+    width = sae_of(seat.task.deps["train"].work).width
+    assert width is not None
+    return width
 
 
 def _weights(seat: Seat) -> int:

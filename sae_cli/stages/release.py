@@ -26,7 +26,7 @@ from sae_cli.errors import StoreError
 from sae_cli.sae.base import SAE
 from sae_cli.spec.base import identity
 from sae_cli.spec.stages import ReleaseSpec
-from sae_cli.spec.work import CacheWork, ReleaseWork, TrainWork
+from sae_cli.spec.work import CacheWork, ReleaseWork, sae_of
 from sae_cli.stages.card import README, card, sae_card
 from sae_cli.stages.card_entry import Entry
 from sae_cli.stages.formats import Account, Released, export
@@ -41,6 +41,8 @@ from sae_cli.store.weights import CFG, load_sae, save_sae
 
 MADE = ("device", "steps", "tokens")
 """Of a training's record: what the same training on the same device says again."""
+OF_ONE_LAYER = frozenset(("digest", "file_layer", "label"))
+"""What the imported SAEs of a set that spans layers differ in."""
 
 
 def run(tasks: Sequence[Task]) -> None:
@@ -106,10 +108,10 @@ def _formats(
         return {}
     saes = []
     for sae, name in zip(evals, folders, strict=True):
-        train, cache = task.deps[f"train/{sae}"].work, task.deps[f"cache/{sae}"]
-        assert isinstance(train, TrainWork) and isinstance(cache.work, CacheWork)
+        train, cache = sae_of(task.deps[f"train/{sae}"].work), task.deps[f"cache/{sae}"]
+        assert isinstance(cache.work, CacheWork)
         place = {"model": identity(cache.work.model), "site": cache.work.site}
-        sweep = {**identity(train.train), **place}
+        sweep = {n: v for n, v in identity(train).items() if n not in OF_ONE_LAYER} | place
         stats = stats_of(StageDir(cache.path))
         saes.append(Released(name, draft / name, cache.work.layer, stats, sweep))
     leave = partial(task.leave, "its start: a release begins again")

@@ -1,4 +1,5 @@
-"""Stored activations to trained SAEs: those of one array in one pass (`grid`).
+"""Stored activations to trained SAEs: those of one array in one pass (`grid`). An SAE that another
+project trained is read instead (`imported`).
 
 The order of the data is a function of (seed, position), and a checkpoint holds everything else,
 so a run that was killed and resumed ends with the same bits as one that was not. The SAE is
@@ -19,7 +20,8 @@ from sae_cli.lm.names import hook_name, model_name
 from sae_cli.sae.base import SAE
 from sae_cli.spec.base import identity
 from sae_cli.spec.train_base import Parallel
-from sae_cli.spec.work import CacheWork, TokensWork, TrainWork
+from sae_cli.spec.work import CacheWork, ImportWork, TokensWork, TrainWork
+from sae_cli.stages import imported
 from sae_cli.stages.crew import assembled
 from sae_cli.stages.grid import Grid, Source
 from sae_cli.stages.grid_member import Member
@@ -37,6 +39,11 @@ def run(tasks: Sequence[Task]) -> None:
     asked to stop. What ends one SAE alone (NaN or Inf, a checkpoint that is not its own) fails its
     task.
     """
+    others = [task for task in tasks if isinstance(task.work, ImportWork)]
+    imported.run(others)
+    tasks = [task for task in tasks if task not in others]
+    if not tasks:
+        return
     source, target = _sources(tasks)
     orders: dict[tuple[int, int, Parallel], list[Task]] = {}
     for task in tasks:

@@ -27,23 +27,11 @@ from torch import Tensor
 
 from sae_cli.errors import StoreError
 from sae_cli.store.atomic import explained, read_json, write_bytes, write_json
+from sae_cli.store.sae_names import ARCHITECTURES, NAMES, TRANSCODERS
 
 CFG, WEIGHTS, SPARSITY = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
 FORMAT_VERSION = "6.0.0"
 """The SAELens version that introduced this layout. Below it, SAELens drops the metadata."""
-ARCHITECTURES = {"topk": "topk", "relu_l1": "standard", "jumprelu": "jumprelu"}
-"""Our architecture names and those of SAELens."""
-TRANSCODERS = {
-    ("topk", False): "topk_transcoder",
-    ("topk", True): "topk_skip_transcoder",
-    ("jumprelu", False): "jumprelu_transcoder",
-    ("jumprelu", True): "jumprelu_skip_transcoder",
-}
-"""The same for transcoders, without and with a skip; those of topk are our own."""
-NAMES = {theirs: ours for ours, theirs in ARCHITECTURES.items()} | {
-    theirs: ours for (ours, _), theirs in TRANSCODERS.items()
-}
-"""What cfg.json says, and our architecture."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TINY_DENSITY = 1e-10
 """Added before the logarithm in sparsity.safetensors, as SAELens does."""

@@ -12,6 +12,7 @@ from sae_cli.plan import pin
 from sae_cli.plan.graph import build
 from sae_cli.plan.pin import Pins, digest
 from sae_cli.spec.load import load
+from sae_cli.store import digests
 
 OLD, NEW = "a" * 40, "b" * 40
 HUB = """\
@@ -146,13 +147,13 @@ def test_a_folder_without_files_has_nothing_to_pin(tmp_path):
 def test_large_content_is_remembered_until_it_changes(tmp_path, monkeypatch, clean_home):
     monkeypatch.setattr(pin, "_MEMO_FROM", 1)
     asked = []
-    true_hash = pin.sha256_of
+    true_hash = digests.sha256_of
 
     def counted(path):
         asked.append(path)
         return true_hash(path)
 
-    monkeypatch.setattr(pin, "sha256_of", counted)
+    monkeypatch.setattr(digests, "sha256_of", counted)
     (tmp_path / "big").mkdir()
     file = tmp_path / "big" / "part"
     file.write_bytes(b"abc")

@@ -93,7 +93,11 @@ def read(folder: Path, layer: int | None = None) -> Coder:
     kind, trainer, t = _files(folder)
     W_enc, b_enc, W_dec, b_dec = _parts(t)
     record = read_record(folder / RECORD)
-    known = {"model_name": trainer.get("lm_name"), "layer": trainer.get("layer", layer)}
+    known = {
+        "model_name": trainer.get("lm_name"),
+        "layer": trainer.get("layer", layer),
+        "hook_name": trainer.get("submodule_name"),
+    }
     metadata = record.get("metadata", {n: v for n, v in known.items() if v is not None})
     if kind in _CENTRED:
         b_enc = raw_bias(W_enc, b_enc, b_dec)

@@ -29,10 +29,10 @@ from sae_cli.store.formats.coder import (
     write_pt,
     write_record,
 )
+from sae_cli.store.formats.said import k_by_folders
 
 _NAMES = {"W_enc": 2, "W_dec": 2, "b_enc": 1, "b_dec": 1}
 _FILE = re.compile(r"layer(\d+)\.sae\.pt")
-_K = re.compile(r"[-_]L0_(\d+)")
 
 
 def refusal(coder: Coder) -> str | None:
@@ -91,8 +91,7 @@ def _files(folder: Path, layer: int | None) -> tuple[dict[str, Tensor], dict[str
     tensors = read_pt(found[layer])
     require(tensors, _NAMES, found[layer])
     record = read_record(folder / f"layer{layer}.saectl.json")
-    named = _K.search(folder.resolve().name)
-    k = record.get("k") or (named and int(named[1]))
+    k = record.get("k") or k_by_folders(folder)
     if k is None:
         raise StoreError(
             f"{folder} does not say k: Qwen-Scope has it in the name of the folder alone",

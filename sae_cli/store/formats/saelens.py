@@ -18,7 +18,8 @@ from torch import Tensor
 from sae_cli.errors import StoreError
 from sae_cli.store.atomic import read_json
 from sae_cli.store.formats.coder import Coder, folded, raw_bias, read_safetensors, require
-from sae_cli.store.weights import CFG, NAMES, TRANSCODERS, WEIGHTS
+from sae_cli.store.sae_names import NAMES, TRANSCODERS
+from sae_cli.store.weights import CFG, WEIGHTS
 
 _NAMES = {"W_enc": 2, "W_dec": 2, "b_enc": 1, "b_dec": 1}
 
@@ -40,7 +41,9 @@ def read(folder: Path, layer: int | None = None) -> Coder:
     k = int(cfg.get("k", 100)) if arch == "topk" else None  # 100 is SAELens's default
     if k is not None and cfg.get("rescale_acts_by_decoder_norm"):
         t = _rescaled(t)
-    metadata = {"layer": layer, **cfg.get("metadata", {})}
+    transcodes = cfg["architecture"] in TRANSCODERS.values()
+    bare = {"layer": layer, **({"hook_name_out": ""} if transcodes else {})}  # it need not say
+    metadata = {**bare, **cfg.get("metadata", {})}
     return folded(Coder(t, arch, k, metadata), folder)
 
 

@@ -79,7 +79,8 @@ def read(folder: Path, layer: int | None = None) -> Coder:
     }
     if "W_skip" in tensors:
         ours["W_skip"] = tensors["W_skip"]
-    metadata = record.get("metadata", {"layer": layer})
+    bare = {"layer": layer, **({"hook_name_out": ""} if cfg.get("transcode") else {})}
+    metadata = record.get("metadata", bare)  # what a transcoder predicts is not said
     return folded(Coder(ours, "topk", int(cfg.get("k", 32)), metadata), folder)
 
 
