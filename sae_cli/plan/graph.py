@@ -108,7 +108,8 @@ def _twins(train: Stage, trains: Iterable[Stage]) -> list[Stage]:
 
 
 def _but_for_its_seed(train: Stage) -> object:
-    assert isinstance(train.work, TrainWork)
+    if not isinstance(train.work, TrainWork):
+        return train.key  # which seed an imported SAE has is not known
     known = {**identity(train.work.train), "seed": None}
     return known, {role: dep.key for role, dep in train.deps.items()}
 

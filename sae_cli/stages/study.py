@@ -26,7 +26,7 @@ from sae_cli.errors import Interrupted, ModelError, SaectlError, StoreError
 from sae_cli.lm.device import pick_device
 from sae_cli.lm.load import load_model
 from sae_cli.sae.base import SAE
-from sae_cli.spec.work import CacheWork, StudyWork, TrainWork
+from sae_cli.spec.work import CacheWork, StudyWork
 from sae_cli.stages.eval_place import Site
 from sae_cli.stages.grid_memory import free_memory
 from sae_cli.stages.task import Dep, Task
@@ -155,7 +155,6 @@ def _loaded(group: Sequence[Task], site: Site, device: torch.device) -> dict[str
 
 
 def _load(dep: Dep, site: Site, device: torch.device) -> SAE:
-    assert isinstance(dep.work, TrainWork)
     held = load_sae(dep.path)
     sae = SAE.from_tensors(held.tensors, held.arch, held.k).to(device)
     if sae.d_in != site.tap.dim:
