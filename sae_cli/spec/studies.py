@@ -53,13 +53,13 @@ class LocalisationStudy(Frozen):
     """How many latents are patched at once."""
     positions: Literal["last", "all"] = "last"
     """Where: at the last token of the prompt, or at every one."""
-    pairs: Annotated[int, Field(ge=8)] = 128
+    pairs: Annotated[int, Field(ge=8)] = 64
     """Pairs of prompts on which latents are chosen."""
-    heldout_pairs: Annotated[int, Field(ge=8)] = 128
+    heldout_pairs: Annotated[int, Field(ge=8)] = 64
     """Other pairs, on which they are judged."""
-    draws: PositiveInt = 5
+    draws: PositiveInt = 4
     """Sets of random latents, for the control."""
-    pca_tokens: PositiveInt = 16_384
+    pca_tokens: PositiveInt = 8192
     """Training tokens, the first ones, that principal directions are of."""
     least_moved: Annotated[float, Field(gt=0)] = 0.1
     """Nats by which patching all of the activation has to move the logit difference, so that a

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,9 @@ class Dictionary:
 
     rows: Tensor
     """float32 [n, d]"""
-    changes: Callable[[Group], Tensor]
-    """float32 `[b, p, n]`: how much each coefficient changes."""
+    chosen_on: list[Tensor]
+    """float32 `[b, p, n]` of each group: how much each coefficient changes."""
+    judged_on: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def run(spec: LocalisationStudy, bench: Bench) -> dict[str, Findings]:
         sides.often @ sides.full.moved / len(sides.full.moved), len(sides.full.moved)
     )
     count, mean = sides.judged_on.count, float(sides.full.moved.mean())
+    low, high = resample.ends(sides.often @ sides.full.moved / count, count)
     whole = Figure(FULL, mean, None, low, high, count, n=count)
     if mean < spec.least_moved:
         weak = (
@@ -96,14 +99,14 @@ def run(spec: LocalisationStudy, bench: Bench) -> dict[str, Findings]:
         )
         return {k: Findings([whole, *_null(spec, weak)], {}, method) for k in bench.saes}
     directions = _directions(bench, spec.pca_tokens)
-    pca = Dictionary(directions, lambda group: group.change @ directions.T)
+    pca = _dictionary(directions, sides, lambda group: group.change @ directions.T)
     beside = list(_measured(pca, spec, sides, "pca"))
     found = {}
     for key, sae in bench.saes.items():
         if sae.d_out != sae.d_in or sae.W_skip is not None:
             found[key] = Findings(_null(spec, TRANSCODER), {}, method)
             continue
-        latents = _latents(sae)
+        latents = _dictionary(sae.W_dec.float(), sides, partial(_latents, sae))
         own = list(_measured(latents, spec, sides, None))
         random = list(_random(latents, spec, sides))
         detail = {
@@ -125,12 +128,14 @@ def _sides(spec: LocalisationStudy, bench: Bench) -> Sides:
     return Sides(chosen_on, chosen_on.gradients(), judged_on, full, often)
 
 
-def _latents(sae: SAE) -> Dictionary:
-    def changes(group: Group) -> Tensor:
-        x = group.acts.float()
-        return sae.encode(x + group.change).float() - sae.encode(x).float()
+def _dictionary(rows: Tensor, sides: Sides, changes: Callable[[Group], Tensor]) -> Dictionary:
+    both = ([changes(g) for g in part.groups] for part in (sides.chosen_on, sides.judged_on))
+    return Dictionary(rows, *both)
 
-    return Dictionary(sae.W_dec.float(), changes)
+
+def _latents(sae: SAE, group: Group) -> Tensor:
+    x = group.acts.float()
+    return sae.encode(x + group.change).float() - sae.encode(x).float()
 
 
 def _directions(bench: Bench, tokens: int) -> Tensor:
@@ -143,8 +148,8 @@ def _directions(bench: Bench, tokens: int) -> Tensor:
 def _ranked(some: Dictionary, sides: Sides) -> list[int]:
     """Coefficients by their estimated effect, the largest first."""
     total = torch.zeros(len(some.rows), dtype=torch.float64, device=some.rows.device)
-    for group, gradient in zip(sides.chosen_on.groups, sides.gradients, strict=True):
-        total -= (some.changes(group) * (gradient @ some.rows.T)).double().sum((0, 1))
+    for change, gradient in zip(some.chosen_on, sides.gradients, strict=True):
+        total -= (change * (gradient @ some.rows.T)).double().sum((0, 1))
     return [int(i) for i in np.argsort(-total.cpu().numpy(), kind="stable")]
 
 
@@ -155,9 +160,10 @@ def _effect(patching: Patching, changes: Sequence[Tensor]) -> Effect:
     return Effect(patching.clean - patching.patched(changes), size)
 
 
-def _of(some: Dictionary, which: Sequence[int], patching: Patching) -> Effect:
+def _of(some: Dictionary, which: Sequence[int], sides: Sides) -> Effect:
     at = torch.tensor(list(which), device=some.rows.device)
-    return _effect(patching, [some.changes(g)[..., at] @ some.rows[at] for g in patching.groups])
+    changes = [change[..., at] @ some.rows[at] for change in some.judged_on]
+    return _effect(sides.judged_on, changes)
 
 
 def _measured(
@@ -168,13 +174,13 @@ def _measured(
         if k > len(ranked):
             yield from _missing(k, f"there are {len(ranked)} to choose from", control)
         else:
-            yield from _told(_of(some, ranked[:k], sides.judged_on), k, sides, control)
+            yield from _told(_of(some, ranked[:k], sides), k, sides, control)
 
 
 def _random(some: Dictionary, spec: LocalisationStudy, sides: Sides) -> Iterator[Figure]:
     differ = torch.zeros(len(some.rows), dtype=torch.bool, device=some.rows.device)
-    for group in sides.chosen_on.groups:
-        differ |= (some.changes(group) != 0).flatten(0, 1).any(0)
+    for change in some.chosen_on:
+        differ |= (change != 0).flatten(0, 1).any(0)
     there = differ.nonzero()[:, 0].cpu().numpy()
     for k in spec.k:
         if k > len(there):
@@ -183,7 +189,7 @@ def _random(some: Dictionary, spec: LocalisationStudy, sides: Sides) -> Iterator
             continue
         dice = np.random.default_rng([SEED, k])
         drawn = [
-            _of(some, dice.choice(there, k, replace=False).tolist(), sides.judged_on)
+            _of(some, dice.choice(there, k, replace=False).tolist(), sides)
             for _ in range(spec.draws)
         ]
         moved, size = (np.mean([getattr(e, n) for e in drawn], axis=0) for n in ("moved", "size"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-RESAMPLES, SEED, LEVEL, FEWEST, UNITS = 1000, 0, 0.95, 8, 256
+RESAMPLES, SEED, LEVEL, FEWEST, UNITS = 1000, 0, 0.95, 8, 64
 """UNITS: most that are drawn; where there are more documents, the i-th belongs to i mod UNITS."""
 METHOD = {"resamples": RESAMPLES, "seed": SEED, "level": LEVEL}
 Floats = NDArray[np.float64]
