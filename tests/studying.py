@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from training import Silent
 
 from sae_cli.lm.load import load_model
 from sae_cli.plan.graph import Graph, build
@@ -23,7 +24,6 @@ from sae_cli.store.blocks import BlockReader
 from sae_cli.store.layout import Workspace
 from sae_cli.store.weights import load_sae
 from sae_cli.studies.bench import Bench
-from training import Silent
 
 SPEC = """\
 name: studied

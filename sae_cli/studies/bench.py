@@ -112,6 +112,8 @@ class Bench:
     """One line for the log."""
     data: DataSpec = field(default_factory=DataSpec)
     """What the blocks were packed from."""
+    transcoders: frozenset[str] = frozenset()
+    """Keys of those of `saes` that predict another site than they read."""
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -86,9 +86,6 @@ def run(spec: LocalisationStudy, bench: Bench) -> dict[str, Findings]:
     sides = _sides(spec, bench)
     method = {**spec.model_dump(), "bootstrap": resample.METHOD, "seed": SEED}
     method["choice"] = "attribution, trapezoid of two gradients"
-    low, high = resample.ends(
-        sides.often @ sides.full.moved / len(sides.full.moved), len(sides.full.moved)
-    )
     count, mean = sides.judged_on.count, float(sides.full.moved.mean())
     low, high = resample.ends(sides.often @ sides.full.moved / count, count)
     whole = Figure(FULL, mean, None, low, high, count, n=count)
@@ -103,7 +100,7 @@ def run(spec: LocalisationStudy, bench: Bench) -> dict[str, Findings]:
     beside = list(_measured(pca, spec, sides, "pca"))
     found = {}
     for key, sae in bench.saes.items():
-        if sae.d_out != sae.d_in or sae.W_skip is not None:
+        if key in bench.transcoders:
             found[key] = Findings(_null(spec, TRANSCODER), {}, method)
             continue
         latents = _dictionary(sae.W_dec.float(), sides, partial(_latents, sae))
