@@ -28,10 +28,15 @@ from sae_cli.studies.bench import Bench
 SPEC = """\
 name: studied
 model: tiny
-data: {tokens: 131_072, heldout_tokens: 16_384}
-train: {width: 512, num_tokens: 262_144, batch_size: 1024, lr: 2.0e-3}
-matrix: {layer: [2], site: [resid_post], k: [8], seed: [0, 1]}
+data: {tokens: 65_536, heldout_tokens: 16_384}
+train: {width: 256, num_tokens: 131_072, batch_size: 1024, lr: 2.0e-3}
+matrix: {layer: [2], site: [resid_post], k: [8]}
 """
+QUICK = (
+    "data.tokens=8192", "data.heldout_tokens=8192", "train.width=64", "train.num_tokens=1024",
+    "train.batch_size=512", "train.shuffle_tokens=1024",
+)  # fmt: skip
+"""Two steps: for tests that ask for an SAE, not for a good one."""
 CPU = torch.device("cpu")
 
 
