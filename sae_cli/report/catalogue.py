@@ -113,6 +113,57 @@ CATALOGUE: dict[str, Meaning] = {
     "norm_ratio_v1": Meaning(
         "Norm ratio", "ratio", "none", "mean of |y| / |x|, without tokens where x = 0"
     ),
+    "truth.f1_v1": Meaning(
+        "F1", "F1", "up",
+        "mean over labels of held-out 2 TP / (called + labelled), of the latent and threshold that "
+        "are best for the label on training documents",
+    ),
+    "truth.auroc_v1": Meaning(
+        "AUROC", "probability", "up",
+        "mean over labels of the held-out chance that a labelled token's value is above another's "
+        "(ties half), of the latent that is best for the label on training documents",
+    ),
+    "truth.wins_neurons_v1": Meaning(
+        "Beats neurons", "share of labels", "up",
+        "share of labels whose F1 is above that of the best neuron, of either sign", "{:.1%}",
+    ),
+    "truth.wins_random_v1": Meaning(
+        "Beats random", "share of labels", "up",
+        "share of labels whose F1 is above that of the best of as many random directions as there "
+        "are latents", "{:.1%}",
+    ),
+    "stability.mmcs_v1": Meaning(
+        "MMCS", "cosine", "up",
+        "mean over live latents of the largest cosine of decoder rows with a twin's; mean of twins",
+    ),
+    "stability.shared_v1": Meaning(
+        "Shared", "share of live latents", "up",
+        "share of live latents whose largest cosine with a twin's is above stability.least",
+        "{:.1%}",
+    ),
+    "stability.matched_v1": Meaning(
+        "Matched", "share of live latents", "up",
+        "share of live latents whose partner, one to one, has a cosine above stability.least",
+        "{:.1%}",
+    ),
+    "localisation.half_v1": Meaning(
+        "Latents for half", _LATENTS, "down",
+        "the least k, of those asked for, whose patch moves at least half of what all of x moves",
+        "{:.0f}", model_level=True,
+    ),
+    "localisation.full_v1": Meaning(
+        "Moved by all of x", "nats", "none",
+        "mean of D clean − D with x of the prompt whose names are exchanged, D the logit "
+        "difference of the two names", "{:.3g}", model_level=True,
+    ),
+    "localisation.moved_v1": Meaning(
+        "Moved", "share of what all of x moves", "up",
+        "Σ(D clean − D with k latents) / Σ(D clean − D with all of x)", model_level=True,
+    ),
+    "localisation.edit_v1": Meaning(
+        "Edit", "share of the whole change", "down",
+        "Σ|change by k latents| / Σ|change of all of x|",
+    ),
 }  # fmt: skip
 """In the order in which a reader wants them. x are kept activations, y reconstructions, f latents;
 sums run over the tokens that count."""

@@ -6,9 +6,11 @@ it is asked for.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from sae_cli.spec.base import Frozen
+from pydantic import Field, PositiveInt
+
+from sae_cli.spec.base import Count, Fraction, Frozen
 
 StudyName = Literal["truth", "stability", "localisation", "probing", "explanations"]
 STUDIES: tuple[StudyName, ...] = (
@@ -24,18 +26,48 @@ class TruthStudy(Frozen):
     """How well single latents match the labels of the embedded model's grammar."""
 
     study: Literal["truth"] = "truth"
+    tokens: PositiveInt = 16_384
+    """Training tokens, the first ones, on which the latent and threshold of a label are chosen."""
+    heldout_tokens: PositiveInt | None = 16_384
+    """Held-out tokens, the first ones, on which they are judged. null takes all."""
+    fewest: PositiveInt = 50
+    """Labels of fewer tokens than these, of either part, are left out."""
+    most: Fraction = 0.9
+    """So are labels of a larger share of the tokens than this, of either part."""
 
 
 class StabilityStudy(Frozen):
     """How many latents other seeds find too."""
 
     study: Literal["stability"] = "stability"
+    heldout_tokens: PositiveInt | None = 32_768
+    """Held-out tokens, the first ones; a latent that fires on none of them is dead. null: all."""
+    least: Fraction = 0.7
+    """Cosine above which two latents count as the same."""
+    match_up_to: Count = 8192
+    """Live latents up to which they are matched one to one too, which takes time that grows with
+    their number cubed."""
 
 
 class LocalisationStudy(Frozen):
     """Whether a few latents carry the name in indirect-object sentences (Cunningham et al.)."""
 
     study: Literal["localisation"] = "localisation"
+    k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4, 8, 16, 32)
+    """How many latents are patched at once."""
+    positions: Literal["last", "all"] = "last"
+    """Where: at the last token of the prompt, or at every one."""
+    pairs: Annotated[int, Field(ge=8)] = 64
+    """Pairs of prompts on which latents are chosen."""
+    heldout_pairs: Annotated[int, Field(ge=8)] = 64
+    """Other pairs, on which they are judged."""
+    draws: PositiveInt = 4
+    """Sets of random latents, for the control."""
+    pca_tokens: PositiveInt = 8192
+    """Training tokens, the first ones, that principal directions are of."""
+    least_moved: Annotated[float, Field(gt=0)] = 0.1
+    """Nats by which patching all of the activation has to move the logit difference, so that a
+    share of it means something."""
 
 
 class ProbingStudy(Frozen):

@@ -26,7 +26,7 @@ from sae_cli.errors import Interrupted, ModelError, SaectlError, StoreError
 from sae_cli.lm.device import pick_device
 from sae_cli.lm.load import load_model
 from sae_cli.sae.base import SAE
-from sae_cli.spec.work import CacheWork, StudyWork
+from sae_cli.spec.work import CacheWork, StudyWork, TokensWork
 from sae_cli.stages.eval_place import Site
 from sae_cli.stages.grid_memory import free_memory
 from sae_cli.stages.task import Dep, Task
@@ -108,6 +108,8 @@ def _study(group: Sequence[Task], model: PreTrainedModel, device: torch.device) 
     if not sound:
         return
     first = sound[0]
+    text = first.deps["tokens"].work
+    assert isinstance(text, TokensWork)
     bench = Bench(
         model=model,
         spec=capture.model,
@@ -127,6 +129,8 @@ def _study(group: Sequence[Task], model: PreTrainedModel, device: torch.device) 
         cache=first.out.parents[1] / ANSWERS,
         leave=first.leave,
         note=first.report.note,
+        data=text.data,
+        transcoders=frozenset(t.deps["train"].key for t in sound if "target" in t.deps),
     )
     study = importlib.import_module(f"sae_cli.studies.{work.study.study}")
     try:

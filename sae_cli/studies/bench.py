@@ -25,7 +25,7 @@ from sae_cli.lm.capture import Capture
 from sae_cli.lm.outliers import marked
 from sae_cli.lm.sites import Tap
 from sae_cli.sae.base import SAE
-from sae_cli.spec.stages import MaskSpec, ModelSpec
+from sae_cli.spec.stages import DataSpec, MaskSpec, ModelSpec
 from sae_cli.store.acts.norms import norms_of
 from sae_cli.store.blocks import BlockReader
 
@@ -110,6 +110,10 @@ class Bench:
     """`leave(where)`: call it now and then; raises Interrupted when a stop was asked for."""
     note: Callable[[str], None] = print
     """One line for the log."""
+    data: DataSpec = field(default_factory=DataSpec)
+    """What the blocks were packed from."""
+    transcoders: frozenset[str] = frozenset()
+    """Keys of those of `saes` that predict another site than they read."""
 
     @cached_property
     def tokenizer(self) -> Any:
