@@ -104,7 +104,7 @@ class ProbingStudy(Frozen):
         10.0,
         1000.0,
     )
-    """Inverse strengths C of the L2 penalty, of which cross-validation on training texts chooses."""
+    """Inverse strengths C of the L2 penalty; cross-validation on training texts chooses one."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Of that cross-validation."""
     seed: Count = 0
