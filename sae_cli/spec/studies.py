@@ -41,6 +41,8 @@ class LocalisationStudy(Frozen):
 
 
 Pool = Literal["mean", "max", "last"]
+SAE_PROBES_MISSING = "the package sae-probes, which holds the data sets to probe, is not installed"
+SAE_PROBES_HINT = "`pip install --no-deps sae-probes`: only its data is read."
 
 
 class ProbingTask(Frozen):
@@ -61,7 +63,8 @@ class ProbingTask(Frozen):
     revision: str | None = None
     """Commit of a hub dataset."""
     digest: str | None = None
-    """sha256 over a local or built-in data set. Filled in when the sweep is planned."""
+    """sha256 over a local or built-in data set, or the version of the package sae-probes. Filled
+    in when the sweep is planned."""
     text: str = "text"
     """Column that holds the texts."""
     label: str = "label"

@@ -28,7 +28,7 @@ from sae_cli.lm.tiny.page import Document
 from sae_cli.lm.tiny.prompts import Split
 from sae_cli.lm.tiny.prose import prose, quote
 from sae_cli.spec.stages import Source
-from sae_cli.spec.studies import ProbingTask
+from sae_cli.spec.studies import SAE_PROBES_HINT, SAE_PROBES_MISSING, ProbingTask
 
 MOST_TINY = 1200
 """Texts of a built-in data set."""
@@ -158,10 +158,7 @@ def _sae_probes(task: ProbingTask, rows: int) -> Iterator[Labelled]:
     found = importlib.util.find_spec("sae_probes")
     places = [] if found is None else list(found.submodule_search_locations or ())
     if not places:
-        raise DataError(
-            "the package sae-probes, which holds the data sets to probe, is not installed",
-            hint="`pip install --no-deps sae-probes`: only its data is read.",
-        )
+        raise DataError(SAE_PROBES_MISSING, hint=SAE_PROBES_HINT)
     root = Path(places[0]) / "data"
     listed = _table(
         root / "probing_datasets_MASTER.csv.zst", ("Dataset Tag", "Dataset save name", "Data type")
@@ -216,7 +213,7 @@ def _table(path: Path, columns: Sequence[str]) -> list[tuple[Any, ...]]:
     except (OSError, KeyError, pa.ArrowException) as error:
         raise DataError(
             f"{path} can't be read: {first_line(error)}",
-            hint="install sae-probes 0.4 or newer anew: `pip install --no-deps sae-probes`.",
+            hint=f"sae-probes 0.4 is known to be readable. {SAE_PROBES_HINT}",
         ) from error
     return list(zip(*(table.column(c).to_pylist() for c in columns), strict=True))
 
