@@ -233,8 +233,8 @@ def _tiny(seed: int) -> Iterator[Labelled]:
         about = [(d.text, any(w.topic == topic for w in d.labels)) for d in told]
         yield _made(f"topic_{topic}", f"the document is about the {topic}", about)
     few = MOST_TINY
-    spoken = [(d.text, False) for d in told[:few]]
-    spoken += [(_drawn(quote, seed, i).text, True) for i in range(few)]
+    said = [*told[:few], *(_drawn(quote, seed, i) for i in range(few))]
+    spoken = [(d.text, any(w.quoted for w in d.labels)) for d in said]
     yield _made("quote", "somebody is quoted", spoken)
     numbers = [(d.text, next(w.number for w in d.labels if w.role == "subject") == "pl")
                for d in told[:few]]  # fmt: skip

@@ -67,7 +67,7 @@ def test_tokens_that_do_not_count_are_in_no_pool(tmp_path: Path) -> None:
 
 def test_an_outlier_is_in_no_pool(tmp_path: Path) -> None:
     ids = read(bench(tmp_path), TEXTS, context=128, chat_template=False)
-    norms = bench(tmp_path).acts(torch.from_numpy(ids[0][None]))[0, 1:].norm(dim=1)
+    norms = bench(tmp_path).acts(torch.from_numpy(ids[0][None]))[0, 1:].float().norm(dim=1)
     limit = float(norms.median())
     strict = bench(tmp_path, limit=limit)
     lenses = {"sae": Lens(D_SAE, planted().encode)}
