@@ -68,6 +68,14 @@ def documents(source: Source, *, seed: int, start: int = 0) -> Iterator[RawDocum
         done, skip = done + skip // total, skip % total
 
 
+def column(source: Source, name: str) -> Iterator[tuple[str, Any]]:
+    """(where, value) of every row of the column `name` of a source that is no builtin, once.
+
+    Of whatever type it is: a label need not be text. Raises DataError as `documents` does.
+    """
+    yield from _rows(source.model_copy(update={"text": name, "messages": None}), 0)
+
+
 def _builtin(seed: int, start: int) -> Iterator[RawDocument]:
     from sae_cli.lm.tiny import grammar
 

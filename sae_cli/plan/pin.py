@@ -11,8 +11,9 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from sae_cli.errors import DataError
 from sae_cli.spec.cell import Cell
@@ -20,12 +21,14 @@ from sae_cli.spec.imported import ImportedSae
 from sae_cli.spec.load import Sweep
 from sae_cli.spec.models import cached_snapshot, local
 from sae_cli.spec.stages import ModelSpec, Source
+from sae_cli.spec.studies import SAE_PROBES_HINT, SAE_PROBES_MISSING, ProbingTask, StudiesSpec
 from sae_cli.spec.sweep import SweepSpec
 from sae_cli.store.atomic import explained, read_json, write_json
 from sae_cli.store.digests import digest_of
 from sae_cli.store.formats.files import sae_digest
 
 _MEMO_FROM = 64 * 2**20
+Pinned = TypeVar("Pinned", Source, ProbingTask)
 
 
 class Pins:
@@ -46,12 +49,14 @@ class Pins:
         models = {name: self._model(m) for name, m in sweep.models.items()}
         sources = tuple(self._source(s) for s in sweep.spec.data.sources)
         data = sweep.spec.data.model_copy(update={"sources": sources})
+        studies = self._studies(sweep.spec.studies)
         if self._fresh:
             with explained(self._file.parent, "create"):
                 self._file.parent.mkdir(parents=True, exist_ok=True)
             write_json(self._file, dict(sorted(self._pins.items())))
         cells = tuple(_pinned(cell) for cell in sweep.cells)
-        spec = sweep.spec.model_copy(update={"data": data, **_places(sweep.spec, cells)})
+        pinned = {"data": data, "studies": studies, **_places(sweep.spec, cells)}
+        spec = sweep.spec.model_copy(update=pinned)
         return replace(sweep, models=models, cells=cells, spec=spec)
 
     def _model(self, model: ModelSpec) -> ModelSpec:
@@ -66,7 +71,33 @@ class Pins:
             update={"revision": self._commit("model", model.hf, model.revision)}
         )
 
-    def _source(self, source: Source) -> Source:
+    def _studies(self, studies: StudiesSpec) -> StudiesSpec:
+        if studies.probing is None:
+            return studies
+        tasks = tuple(
+            self._source(task) if task.sae_probes is None else self._packaged(task)
+            for task in studies.probing.tasks
+        )
+        probing = studies.probing.model_copy(update={"tasks": tasks})
+        return studies.model_copy(update={"probing": probing})
+
+    def _packaged(self, task: ProbingTask) -> ProbingTask:
+        """Data sets of the package sae-probes are pinned to its version."""
+        try:
+            found = f"sae-probes {version('sae-probes')}"
+        except PackageNotFoundError:
+            if self._online and task.digest is None:
+                raise DataError(SAE_PROBES_MISSING, hint=SAE_PROBES_HINT) from None
+            return task
+        if task.digest not in (None, found) and self._online:
+            raise DataError(
+                f"this sweep was pinned to {task.digest}, and {found} is installed",
+                hint=f"`pip install --no-deps {'=='.join(str(task.digest).split())}`, or run the "
+                "sweep's own file to probe with what is there now.",
+            )
+        return task.model_copy(update={"digest": task.digest or found})
+
+    def _source(self, source: Pinned) -> Pinned:
         if source.builtin is not None:
             return source.model_copy(update={"digest": text_digest()})
         if source.path is not None:

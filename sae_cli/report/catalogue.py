@@ -164,6 +164,18 @@ CATALOGUE: dict[str, Meaning] = {
         "Edit", "share of the whole change", "down",
         "Σ|change by k latents| / Σ|change of all of x|",
     ),
+    "probing.accuracy_v1": Meaning(
+        "Probe accuracy", "share of texts", "up",
+        "share of test texts whose label a probe on k latents says", "{:.3f}",
+    ),
+    "probing.auroc_v1": Meaning(
+        "Probe AUROC", "share of pairs", "up",
+        "share of (positive, negative) test texts whose positive ranks higher; ties are half",
+        "{:.3f}",
+    ),
+    "probing.f1_v1": Meaning(
+        "Probe F1", "F1", "up", "2TP / (2TP + FP + FN) of the positive label, test texts", "{:.3f}"
+    ),
 }  # fmt: skip
 """In the order in which a reader wants them. x are kept activations, y reconstructions, f latents;
 sums run over the tokens that count."""

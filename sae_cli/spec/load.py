@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,7 @@ def _check(data: dict[str, Any], fetch: Callable[[ModelSpec], None] | None) -> S
         cells = expand(spec, facts)
     except SpecProblems as e:
         raise SpecProblems([*problems, *e.problems]) from None
+    problems += _nothing_to_probe(spec, found)
     if problems:
         raise SpecProblems(problems)
     return Sweep(spec, tuple(cells), found, sizes)
@@ -145,6 +146,10 @@ def _files(spec: SweepSpec, broken: Collection[str] = ()) -> list[Problem]:
         if source.path is not None and not source.digest and not models.local(source.path).exists():
             what = models.missing(source.path, "file or folder")
             problems.append(Problem(("data", "sources", i, "path"), what))
+    for i, task in enumerate(spec.studies.probing.tasks if spec.studies.probing else ()):
+        if task.path is not None and not task.digest and not models.local(task.path).exists():
+            what = models.missing(task.path, "file or folder")
+            problems.append(Problem(("studies", "probing", "tasks", i, "path"), what))
     for name, model in spec.models.items():
         if model.path is not None and (wrong := models.no_model_folder(model.path)):
             problems.append(Problem(("models", name, "path"), wrong))
@@ -157,3 +162,17 @@ def _files(spec: SweepSpec, broken: Collection[str] = ()) -> list[Problem]:
             )
         )
     return problems
+
+
+def _nothing_to_probe(spec: SweepSpec, found: Mapping[str, ModelSpec]) -> list[Problem]:
+    """Only the embedded model has data sets of its own to probe."""
+    others = sorted(name for name, model in found.items() if model.builtin is None)
+    if spec.studies.probing is None or spec.studies.probing.tasks or not others:
+        return []
+    return [
+        Problem(
+            ("studies", "probing"),
+            f"{others[0]} needs data sets to probe, for example tasks: [{{sae_probes: all}}] or "
+            "tasks: [{path: reviews.jsonl}]",
+        )
+    ]

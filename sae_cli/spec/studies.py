@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from sae_cli.spec.base import Count, Fraction, Frozen
+from sae_cli.spec.base import Count, Execution, Fraction, Frozen, Shape, exactly_one
 
 StudyName = Literal["truth", "stability", "localisation", "probing", "explanations"]
 STUDIES: tuple[StudyName, ...] = (
@@ -70,10 +70,82 @@ class LocalisationStudy(Frozen):
     share of it means something."""
 
 
+Pool = Literal["mean", "max", "last"]
+SAE_PROBES_MISSING = "the package sae-probes, which holds the data sets to probe, is not installed"
+SAE_PROBES_HINT = "`pip install --no-deps sae-probes`: only its data is read."
+
+
+class ProbingTask(Frozen):
+    """Texts with a label each. One of `builtin`, `path`, `hf`, `sae_probes`."""
+
+    builtin: Literal["tiny"] | None = None
+    """Six data sets made of the embedded model's grammar: requests, topics, speech, number."""
+    path: Annotated[str | None, Execution()] = None
+    """A .jsonl, .json, .csv or .parquet file, a folder of them, or a saved dataset."""
+    hf: str | None = None
+    """A Hugging Face dataset id, streamed."""
+    sae_probes: str | None = None
+    """One of the 113 data sets in the package sae-probes, as `spam_is`, or `all` of them."""
+    config: str | None = None
+    """Configuration (subset) of a hub dataset."""
+    split: str = "train"
+    """Split of a hub dataset or of a `save_to_disk` folder."""
+    revision: str | None = None
+    """Commit of a hub dataset."""
+    digest: str | None = None
+    """sha256 over a local or built-in data set, or the version of the package sae-probes. Filled
+    in when the sweep is planned."""
+    text: str = "text"
+    """Column that holds the texts."""
+    label: str = "label"
+    """Column that holds the labels: truth values, numbers or words."""
+    positive: bool | int | str | None = None
+    """The label that is held against all others. null: there are two, and it is the one whose
+    text sorts last, as 1, true and yes do."""
+    name: Annotated[str, Shape(r"[\w.-]+", "a name of letters, digits and any of _ . -")] | None = (
+        None
+    )
+    """What rows of the results call it. null: the name of the file or of the dataset."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ProbingTask:
+        exactly_one(self, "builtin", "path", "hf", "sae_probes")
+        return self
+
+
 class ProbingStudy(Frozen):
     """What k latents tell of binary labels of texts (Gurnee et al. 2023)."""
 
     study: Literal["probing"] = "probing"
+    tasks: tuple[ProbingTask, ...] = ()
+    """Data sets. None: those of `builtin: tiny` for the embedded model; other models need some."""
+    k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 5, 16)
+    """How many latents a probe reads."""
+    pool: Pool = "mean"
+    """What a text's latent is of its tokens': the mean, the largest, or the last token's."""
+    context: PositiveInt = 128
+    """Tokens of a text that are read, the first ones."""
+    chat_template: bool = False
+    """Wrap each text in the model's chat template, as one user turn."""
+    rows: PositiveInt = 100_000
+    """Rows of a data set that are read, the first ones."""
+    train_texts: PositiveInt = 4000
+    """Most texts that probes are trained on."""
+    test_texts: PositiveInt = 1000
+    """Most texts that they are tested on. A data set that has fewer is cut in the same ratio."""
+    balanced: bool = True
+    """As many texts of either label. Off: as many as there are."""
+    strengths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (
+        0.001,
+        0.1,
+        10.0,
+        1000.0,
+    )
+    """Inverse strengths C of the L2 penalty; cross-validation on training texts chooses one."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Of that cross-validation."""
+    seed: Count = 0
+    """Of the choice of texts, the split and the folds."""
 
 
 class ExplanationsStudy(Frozen):

@@ -134,7 +134,7 @@ class Bench:
             yield Seen(
                 tokens=blocks.to(self.device),
                 documents=self.blocks.document(split, start, stop),
-                keep=self._keep(acts, self.blocks.reasons(split, start, stop)),
+                keep=self.keep(acts, self.blocks.reasons(split, start, stop)),
                 acts=acts.to(self.device),
             )
 
@@ -143,7 +143,9 @@ class Bench:
         (acts,) = Capture(self.model, [self.tap])(tokens)
         return acts.to(self.device)
 
-    def _keep(self, acts: Tensor, reasons: NDArray[np.uint8]) -> Tensor:
+    def keep(self, acts: Tensor, reasons: NDArray[np.uint8]) -> Tensor:
+        """bool [b, C], on the device: the tokens that count, by the mask of the SAEs' training, of
+        `acts` [b, C, d_in] and the `reasons` [b, C] that tokens alone give (see `lm.masks`)."""
         norms = norms_of(acts.flatten(0, -2)).view(acts.shape[:-1])
         found = masks.keep(marked(reasons, norms, self.limit), self.mask)
         return torch.from_numpy(found).to(self.device)
