@@ -1,4 +1,4 @@
-"""A world of words whose latents are known: which fire on which, and why, for tests of explanations.
+"""A world of words whose latents are known, which fire on which words, for tests of explanations.
 
 Activations of a token are its own id, those of the two tokens before it, and a number that is as
 good as random; a latent is a rule over these. Held-out documents follow the training ones.

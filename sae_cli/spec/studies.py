@@ -43,6 +43,9 @@ class ProbingStudy(Frozen):
     study: Literal["probing"] = "probing"
 
 
+Variable = Annotated[str, Shape(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable")]
+
+
 class JudgeSpec(Frozen):
     """A language model behind an OpenAI-compatible endpoint, asked to explain and to judge.
 
@@ -62,9 +65,7 @@ class JudgeSpec(Frozen):
     """Where `/chat/completions` is, for example `http://localhost:8000/v1`."""
     model: Annotated[str, Field(min_length=1)]
     """The model's name there."""
-    api_key_env: Annotated[
-        str | None, Execution(), Shape(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable")
-    ] = None
+    api_key_env: Annotated[Variable | None, Execution()] = None
     """The environment variable that holds the key. Left out, none is sent."""
     max_tokens: PositiveInt | None = None
     """Tokens that the answers for one SAE may cost, in and out together."""

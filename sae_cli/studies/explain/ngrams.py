@@ -6,9 +6,10 @@ Of a context c with n tokens of training text, in k of which the latent fires, a
 
 n and k over all tokens with that suffix: a backoff that trusts what was seen often. What has a
 suffix but none of the longer ones that are known is told from such tokens alone, in the same way,
-with the suffix for a parent. How strongly it fires is told by the same sums of activations. It is said to fire where p is at least a cutoff, the
-one with the largest F1 over tokens of the training text. Nothing else is looked at, so a latent of
-meanings, that no few tokens tell, is undercredited: this is no language model's opinion.
+with the suffix for a parent. How strongly it fires is told by the same sums of activations. It is
+said to fire where p is at least a cutoff, the one with the largest F1 over tokens of the training
+text. Nothing else is looked at, so a latent of meanings, that no few tokens tell, is
+undercredited: this is no language model's opinion.
 """
 
 from __future__ import annotations

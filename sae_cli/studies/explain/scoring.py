@@ -45,10 +45,10 @@ def apply(pattern: Pattern, contexts: Contexts, text: Text, examples: Examples) 
         on: Flags = pattern.fires[contexts.of(suffixes.ravel())].reshape(keep.shape) & keep
         return on
 
-    marked = (fires(examples.shown) & examples.marks).sum(1)
-    half: Flags = np.greater_equal(2 * marked, examples.marks.sum(1))
+    marked: Ints = np.sum(fires(examples.shown) & examples.marks, axis=1)
+    half: Flags = 2 * marked >= np.sum(examples.marks, axis=1)
     return Verdict(
-        tally(fires(examples.numbers).any(1), examples.fires),
+        tally(np.any(fires(examples.numbers), axis=1), examples.fires),
         tally(half, examples.right),
     )
 

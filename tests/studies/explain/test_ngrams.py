@@ -32,7 +32,7 @@ def test_what_few_tokens_tell_is_found_and_scored_in_full(known: World, words: A
             assert unit.pearson == pytest.approx(1, abs=0.01)
         else:
             assert unit.explanation != explanation
-            assert unit.verdict.detection.f1 < 0.9
+            assert unit.verdict.detection.fp > 0 and unit.verdict.detection.f1 < 0.95
 
 
 def test_what_they_do_not_tell_is_not_found(known: World, words: Any) -> None:
@@ -100,7 +100,7 @@ def test_chances_back_off_from_what_was_seen_to_what_was_not() -> None:
     nodes = contexts.of(np.array([5 + 7 * base, 5 + 8 * base, 6, 9]))
     root = 3 / 10
     five, six = (3 + root) / 7, (0 + root) / 5
-    wanted = [(3 + five) / 5, (0 + five) / 3, six, root]
+    wanted = [(3 + five) / 5, (0 + five) / 3, (0 + six) / 5, root]  # six begins a block
     assert pattern.chance[nodes] == pytest.approx(wanted)
     root = 6 / 10
     five = (6 + root) / 7
