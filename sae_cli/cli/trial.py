@@ -7,10 +7,11 @@ It is the sweep's own first SAE where its model is here, else the embedded model
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sae_cli.cli.progress import Lines
 from sae_cli.errors import StoreError
 from sae_cli.plan.calibration import ForwardPoint
 from sae_cli.plan.cost import cost, step_flops, steps
@@ -57,25 +58,12 @@ class Trial(NamedTuple):
     eval_seconds: float
 
 
-class _Silent:
-    """A report that nobody reads."""
-
-    def begin(self, label: str, total: int, done: int, unit: str) -> None:
-        """See `stages.task.Report`."""
-
-    def at(self, done: int, numbers: Mapping[str, float] | None = None) -> None:
-        """See `stages.task.Report`."""
-
-    def note(self, text: str) -> None:
-        """See `stages.task.Report`."""
-
-
 def trial(graph: Graph, place: Path, seconds: float, forward: Sequence[ForwardPoint]) -> Trial:
     """Run it in about `seconds`, in the folder `place`. Raises StoreError with what failed."""
     workspace = Workspace(place / "store")
     sweep, cell = _chosen(graph.sweep, workspace)
     made = build(_small(sweep, cell, seconds, forward))
-    context = Context(workspace, _Silent(), sweep.spec.device, lambda: False)
+    context = Context(workspace, Lines(quiet=True), sweep.spec.device, lambda: False)
     for result in inline.run(made.of(*_KINDS), context):
         if result.ending != "done":
             raise StoreError(f"the small run failed: {result.stage.name}: {result.cause}")

@@ -9,6 +9,9 @@ from sae_cli.errors import UsageError
 from sae_cli.plan.graph import Graph, Stage
 from sae_cli.spec.work import Kind
 
+_WITH: dict[Kind, tuple[Kind, ...]] = {"eval": ("eval", "study")}
+"""Kinds that a verb means beside its own."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -33,14 +36,15 @@ def choose(
     With `upstream`, a kind brings along what it needs. `force` does the verb's own stages again,
     `downstream` all that depends on them too. Raises UsageError when `only` names nothing.
     """
+    kinds: tuple[Kind, ...] = () if kind is None else _WITH.get(kind, (kind,))
     if only:
         named = graph.select(only)
-        own = [s for s in named if kind is None or s.kind == kind]
+        own = [s for s in named if kind is None or s.kind in kinds]
         if not own:
             raise UsageError(f"--only {' '.join(only)}: names no {kind} stage of this sweep")
         chosen = own
     else:
-        own = list(graph.stages) if kind is None else graph.of(kind)
+        own = list(graph.stages) if kind is None else graph.of(*kinds)
         chosen = graph.upstream(own) if upstream else own
     again = {s.name for s in own} if force or downstream else set()
     if downstream:

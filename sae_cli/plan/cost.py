@@ -6,6 +6,7 @@ count once, however many stages share them, so costs are per job. Per token:
     one layer        2 (weights of its matrices) + 2 (n_heads head_dim) (context + 1)
     logits           2 d_model vocab
     capture          layers 0 to the deepest that is tapped: nothing behind it runs
+    study            not counted: what it needs depends on what it finds
     evaluation       a clean forward and logits; for each judged site two ablated ones, for each SAE
                      one that is spliced, and one for each control of it (at most: which ones share
                      theirs is measured): these begin at the layer that is edited; encoder and
@@ -33,7 +34,7 @@ from sae_cli.plan.sizes import disk_bytes, sides
 from sae_cli.spec.presets import ModelFacts
 from sae_cli.spec.stages import EvalSpec
 from sae_cli.spec.train import Train
-from sae_cli.spec.work import CacheWork, EvalWork, Kind, TokensWork, TrainWork
+from sae_cli.spec.work import CacheWork, EvalWork, Kind, StudyWork, TokensWork, TrainWork
 
 DENSE: dict[str, tuple[int, int]] = {
     "jumprelu": (2, 3),
@@ -78,6 +79,8 @@ def cost(job: Job) -> Cost:
         found = _training(job.stages)
     elif isinstance(first.work, EvalWork):
         found = _evaluation(job.stages, first.work.eval)
+    elif isinstance(first.work, StudyWork):
+        found = (0, None, None)
     return Cost(first.kind, job.stages, *found, written)
 
 

@@ -14,6 +14,7 @@ from sae_cli.spec.load import Sweep
 from sae_cli.spec.presets import ModelFacts
 from sae_cli.spec.problems import closest
 from sae_cli.spec.stages import MaskSpec, ModelSpec, Site
+from sae_cli.spec.studies import COMPARING
 from sae_cli.spec.train import Train
 from sae_cli.spec.work import (
     KINDS,
@@ -22,6 +23,7 @@ from sae_cli.spec.work import (
     EvalWork,
     Kind,
     ReleaseWork,
+    StudyWork,
     TokensWork,
     TrainWork,
     Work,
@@ -97,6 +99,19 @@ class Graph:
         return [s for s in self.stages if s.name in wanted]
 
 
+def _twins(train: Stage, trains: Iterable[Stage]) -> list[Stage]:
+    """Those of `trains` that differ from `train` in their seed alone, by key."""
+    want = _but_for_its_seed(train)
+    found = [t for t in trains if t.key != train.key and _but_for_its_seed(t) == want]
+    return sorted(found, key=lambda t: t.key)
+
+
+def _but_for_its_seed(train: Stage) -> object:
+    assert isinstance(train.work, TrainWork)
+    known = {**identity(train.work.train), "seed": None}
+    return known, {role: dep.key for role, dep in train.deps.items()}
+
+
 def matches(stage: Stage, glob: str) -> bool:
     """Whether a glob names this stage."""
     names = (stage.name, f"{stage.kind}/{stage.slug}", stage.slug, stage.kind, stage.key)
@@ -161,9 +176,18 @@ def build(sweep: Sweep) -> Graph:
         evals[score.key] = score
         graph.cells.append((cell, train))
     release_deps: dict[str, Stage] = {}
+    trains = [score.deps["train"] for score in evals.values()]
     for score in evals.values():
-        sae = score.deps["train"].key
-        release_deps |= {f"{role}/{sae}": d for role, d in {**score.deps, "eval": score}.items()}
+        train = score.deps["train"]
+        release_deps |= {
+            f"{role}/{train.key}": d for role, d in {**score.deps, "eval": score}.items()
+        }
+        for asked in spec.studies.asked():
+            twins = _twins(train, trains) if asked.study in COMPARING else []
+            inputs = {**score.deps, **{f"twin/{twin.key}": twin for twin in twins}}
+            release_deps[f"study/{train.key}/{asked.study}"] = stage(
+                "study", f"{train.slug}.{asked.study}", StudyWork(study=asked), inputs, train.facts
+            )
     stage(
         "release", spec.name, ReleaseWork(name=spec.name, release=spec.release), release_deps, None
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sae_cli.plan.graph import Stage
 from sae_cli.plan.sizes import disk_bytes
 from sae_cli.spec.base import identity
-from sae_cli.spec.work import CacheWork, EvalWork, TrainWork
+from sae_cli.spec.work import CacheWork, EvalWork, StudyWork, TrainWork
 from sae_cli.store.key import canonical
 
 __all__ = ["Job", "coalesce", "disk_bytes"]
@@ -29,8 +29,9 @@ def coalesce(stages: Sequence[Stage]) -> list[Job]:
     """Jobs for `stages`, in order.
 
     The sites of one model and text share their forwards, and so do the evaluations of its SAEs,
-    wherever they read (the stage cuts them into rounds by memory). The trainings of one array share
-    its read, where they share their order and their `parallel`: `fitted` then cuts them by memory.
+    wherever they read (the stage cuts them into rounds by memory), and each study of them. The
+    trainings of one array share its read, where they share their order and their `parallel`:
+    `fitted` then cuts them by memory.
     """
     groups: dict[str, list[Stage]] = {}
     for stage in stages:
@@ -48,10 +49,10 @@ def _shared(stage: Stage) -> str:
         parallel = work.train.parallel
         order = [work.train.order_seed, work.train.shuffle_tokens, parallel.data, parallel.latent]
         return canonical({"arrays": _arrays(stage), "order": order})
-    if isinstance(work, EvalWork):
+    if isinstance(work, EvalWork | StudyWork):
         capture = stage.deps["cache"].work
         assert isinstance(capture, CacheWork)
-        parts = {"model": identity(capture.model), "eval": identity(work.eval)}
+        parts = {"model": identity(capture.model), stage.kind: identity(work)}
         return canonical({"tokens": stage.deps["tokens"].key, **parts})
     return stage.name
 

@@ -23,6 +23,7 @@ from sae_cli.spec.base import Frozen
 from sae_cli.spec.work import CacheWork, TrainWork
 
 N = TypeVar("N", int, float)
+UNCOUNTED = "study"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class JobLine(Frozen):
 
 
 class Totals(Frozen):
-    """What the stages of a plan that run add up to. None: not known, at least of one job."""
+    """What the stages of a plan that run add up to, studies apart. None: not known, at least of one
+    job."""
 
     capture_tokens: int
     """Tokens that forwards capture: of each model and text once, or once for each wave."""
@@ -97,9 +99,9 @@ def totals(jobs: Sequence[Job], calibration: Calibration | None) -> Totals:
         capture_tokens=sum(c.tokens for c in costs if c.kind == "cache"),
         train_tokens=sum(c.tokens for c in costs if c.kind == "train"),
         bytes=_sum([c.bytes for c in costs]),
-        forward_flops=_sum([c.forward for c in costs]),
+        forward_flops=_sum([c.forward for c in costs if c.kind != UNCOUNTED]),
         train_flops=_sum([c.arithmetic for c in costs if c.kind == "train"]),
-        device_hours=_sum([line.device_hours for line in lines]),
+        device_hours=_sum([line.device_hours for line in lines if line.kind != UNCOUNTED]),
         device=ref.name if calibration is None else calibration.device,
         assumed=calibration is None,
         reference=words if calibration is None else None,
@@ -215,6 +217,8 @@ def _line(job: Cost, seconds: float | None, calibration: Calibration | None) -> 
 
 
 def _reason(job: Cost) -> str:
+    if job.kind == UNCOUNTED:
+        return "what a study costs is not counted"
     if None in (job.forward, job.arithmetic):
         return "its model's sizes are not known here, or it has layers that are not counted"
     return f"nothing was measured that {job.kind} could be predicted from"

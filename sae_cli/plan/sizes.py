@@ -12,7 +12,7 @@ from __future__ import annotations
 from sae_cli.plan.graph import Stage
 from sae_cli.spec.stages import BYTES
 from sae_cli.spec.train import Train
-from sae_cli.spec.work import CacheWork, ReleaseWork, TokensWork, TrainWork
+from sae_cli.spec.work import CacheWork, ReleaseWork, StudyWork, TokensWork, TrainWork
 
 TOKEN_BYTES = 4 + 8 + 4 + 1
 """Of a packed token: id, document, position, reasons."""
@@ -40,6 +40,8 @@ def disk_bytes(stage: Stage) -> int | None:
         return _sae_bytes(stage, work.train, 4)
     if isinstance(work, ReleaseWork):
         return _release_bytes(stage, work)
+    if isinstance(work, StudyWork):
+        return 0  # all that it leaves is a record
     train = stage.deps["train"].work
     assert isinstance(train, TrainWork)
     return _density_bytes(train.train, 8)

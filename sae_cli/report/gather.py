@@ -17,11 +17,12 @@ from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.place import folder
 from sae_cli.report.catalogue import KEPT
 from sae_cli.report.results import SaeRow, row_of
+from sae_cli.spec.work import StudyWork
 from sae_cli.store.atomic import read_json
 from sae_cli.store.layout import Workspace
 from sae_cli.store.records.ledger import Done, read_done
 
-METRICS, CONFIG = "metrics.json", "cfg.json"
+METRICS, CONFIG, STUDY = "metrics.json", "cfg.json", "study.json"
 _SILENT = "the record gives no reason"
 
 
@@ -35,6 +36,8 @@ class Measured:
     """Its confidence interval, where there is one."""
     documents: int | None = None
     """That the interval was drawn from."""
+    counted: int | None = None
+    """Tokens, examples or labels that it is over, where that is not the part's."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,24 @@ class Part:
     measured: dict[str, Measured]
     tokens: int | None
     predictions: int | None
+    study: Studied | None = None
+    """What found them, where that was no evaluation."""
+
+
+@dataclass(frozen=True, eq=False)
+class Studied:
+    """A finished study of an SAE."""
+
+    stage: Stage
+    done: Done
+    method: Mapping[str, Any]
+    detail: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Which study."""
+        assert isinstance(self.stage.work, StudyWork)
+        return self.stage.work.study.study
 
 
 @dataclass(frozen=True)
@@ -65,7 +86,7 @@ class Scored:
     record: dict[str, Any]
     """metrics.json."""
     parts: tuple[Part, ...]
-    """The SAE's own numbers on the kept tokens first, then its slices, then its controls."""
+    """The SAE's own numbers on the kept tokens first, then its slices, controls and studies."""
     config: dict[str, Any]
     """cfg.json."""
     curve: Path
@@ -84,7 +105,12 @@ class Scored:
     @property
     def controls(self) -> list[Part]:
         """What stands beside it on the kept tokens."""
-        return [p for p in self.parts if p.control is not None and p.slice == KEPT]
+        return [p for p in self.parts if p.control and p.slice == KEPT and p.study is None]
+
+    @property
+    def studies(self) -> list[Studied]:
+        """Those that were made of it, in the order in which a sweep names them."""
+        return list(dict.fromkeys(p.study for p in self.parts if p.study is not None))
 
 
 def gather(graph: Graph, workspace: Workspace) -> list[Scored]:
@@ -96,6 +122,9 @@ def gather(graph: Graph, workspace: Workspace) -> list[Scored]:
 def _each(graph: Graph, workspace: Workspace) -> Iterator[Scored]:
     evals = {s.deps["train"].name: s for s in graph.of("eval")}
     texts: dict[str, Done | None] = {}
+    studies: dict[str, list[Stage]] = {}
+    for study in graph.of("study"):
+        studies.setdefault(study.deps["train"].name, []).append(study)
     for cell, train in graph.cells:
         score = evals[train.name]
         place, sae, text = folder(workspace, score), folder(workspace, train), score.deps["tokens"]
@@ -105,7 +134,8 @@ def _each(graph: Graph, workspace: Workspace) -> Iterator[Scored]:
         if text.key not in texts:
             texts[text.key] = read_done(folder(workspace, text))
         record = read_json(place.path / METRICS) or {}
-        parts = tuple(_parts(record, done))
+        found = [_studied(stage, workspace) for stage in studies.get(train.name, ())]
+        parts = (*_parts(record, done), *(part for some in found for part in some))
         values = {name: each.value for name, each in parts[0].measured.items()}
         yield Scored(
             train=train,
@@ -131,6 +161,37 @@ def _parts(record: Mapping[str, Any], done: Done) -> Iterator[Part]:
     yield from _slices(record, None)
     for control in record.get("controls", ()):
         yield from _slices(control, control)
+
+
+def _studied(stage: Stage, workspace: Workspace) -> list[Part]:
+    """The figures of a study by slice and control, in their order; none where it is not done."""
+    place = folder(workspace, stage)
+    done = read_done(place)
+    record = read_json(place.path / STUDY) if done is not None else None
+    if done is None or not record:
+        return []
+    study = Studied(stage, done, record["method"], record["detail"])
+    parts: dict[tuple[str, str | None, int | None], dict[str, Measured]] = {}
+    for figure in record["figures"]:
+        key = figure["slice"], figure["control"], figure["seed"]
+        parts.setdefault(key, {})[figure["metric"]] = _figure(figure)
+    return [
+        Part(
+            name,
+            None if control is None else {"name": control, "k": None, "seed": seed},
+            found,
+            None,
+            None,
+            study,
+        )
+        for (name, control, seed), found in parts.items()
+    ]
+
+
+def _figure(figure: Mapping[str, Any]) -> Measured:
+    low, high = figure["low"], figure["high"]
+    ends = None if low is None or high is None else (low, high)
+    return Measured(figure["value"], figure["reason"], ends, figure["docs"], figure["n"])
 
 
 def _slices(record: Mapping[str, Any], control: Mapping[str, Any] | None) -> Iterator[Part]:

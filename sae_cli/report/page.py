@@ -19,9 +19,11 @@ from sae_cli.report.elbow import elbows
 from sae_cli.report.figures import densities, layers, training, widths
 from sae_cli.report.figures import fronts as sparsity
 from sae_cli.report.figures.facets import Section, site_of
-from sae_cli.report.gather import Scored
+from sae_cli.report.gather import Measured, Scored
 from sae_cli.report.palette import DARK, LIGHT, stylesheet, variables
 from sae_cli.report.pareto import METRICS, fronts
+from sae_cli.report.studied import Table
+from sae_cli.report.studied import tables as study_tables
 from sae_cli.report.svg import draw
 from sae_cli.report.table import mask_words, revision, source_id
 from sae_cli.spec.stages import ModelSpec
@@ -54,6 +56,8 @@ def page(graph: Graph, found: Sequence[Scored], parts: Sequence[Section]) -> str
     template = (here / "page.html.j2").read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, autoescape=True)
     metrics = ordered({name for s in found for name in s.row.metrics})
+    studies = study_tables(found)
+    studied = ordered({c.metric for table in studies for c in table.columns})
     return environment.from_string(template).render(
         sweep=graph.sweep.spec.name,
         lede=_lede(found),
@@ -66,6 +70,8 @@ def page(graph: Graph, found: Sequence[Scored], parts: Sequence[Section]) -> str
         ],
         words=WORDS,
         metrics=[(name, meaning(name)) for name in metrics],
+        formulas=[(name, meaning(name)) for name in [*metrics, *studied]],
+        studies=[(table, _study_lines(table)) for table in studies],
         saes=[_line(s, metrics) for s in found],
         numbers=Markup(_numbers(graph, found)),
         light=Markup(variables(LIGHT)),
@@ -141,20 +147,33 @@ def _keys(found: Sequence[Scored]) -> str:
     )
 
 
+def _study_lines(table: Table) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": line.name,
+            "control": line.control,
+            "cells": [
+                _cell(column.metric, one)
+                for column, one in zip(table.columns, line.cells, strict=True)
+            ],
+        }
+        for line in table.lines
+    ]
+
+
+def _cell(metric: str, one: Measured | None) -> dict[str, Any]:
+    about, value = meaning(metric), None if one is None else one.value
+    reason = "it was not measured" if one is None else one.reason or "no reason was recorded"
+    interval = None
+    if one is not None and one.interval is not None:
+        interval = "interval {} to {}".format(*map(about.told, one.interval))
+    return {"metric": metric, "value": value, "told": about.told(value), "reason": reason,
+            "tip": interval}  # fmt: skip
+
+
 def _line(scored: Scored, metrics: Sequence[str]) -> dict[str, Any]:
-    row, measured = scored.row, scored.measured
-    cells = []
-    for metric in metrics:
-        one, about = measured.get(metric), meaning(metric)
-        value = None if one is None else one.value
-        reason = "it was not measured" if one is None else one.reason or "no reason was recorded"
-        interval = None
-        if one is not None and one.interval is not None:
-            interval = "interval {} to {}".format(*map(about.told, one.interval))
-        cells.append(
-            {"metric": metric, "value": value, "told": about.told(value), "reason": reason,
-             "tip": interval}
-        )  # fmt: skip
+    row = scored.row
+    cells = [_cell(metric, scored.measured.get(metric)) for metric in metrics]
     return {
         "id": scored.id,
         "train_key": row.train_key,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from sae_cli.plan.graph import Stage
 from sae_cli.plan.place import record_of
 from sae_cli.report.catalogue import KEPT, Ablation, Direction, meaning, version_of
 from sae_cli.report.gather import Measured, Part, Scored
@@ -29,7 +30,7 @@ class LongRow(Frozen):
     """One number of one SAE, with all that is needed to know what it means."""
 
     run_id: str
-    """Key of the evaluation."""
+    """Key of the evaluation, or of the study."""
     sae_id: str
     """Name and key of the SAE; a control's row has that of the SAE it stands beside."""
     sae_sha256: str | None
@@ -68,7 +69,7 @@ class LongRow(Frozen):
     n_seqs: int | None = None
     """Documents that the interval was drawn from."""
     n_units: int | None = None
-    """Latents that a share of latents is of."""
+    """Latents that a share of latents is of; what a study's figure is over (labels, examples)."""
     mask_policy: str
     outlier_multiple: float | None
     n_masked: int | None = None
@@ -94,9 +95,9 @@ class LongRow(Frozen):
     tool_version: str
     git_sha: str | None = None
     config_hash: str
-    """sha256 of what the evaluation's key is made from."""
+    """sha256 of what the run's key is made from."""
     created_at: str
-    """When the evaluation was finished, UTC."""
+    """When the run was finished, UTC."""
     out_site: str | None
     """What a transcoder predicts; null for an SAE."""
 
@@ -118,7 +119,9 @@ def jsonl(rows: Sequence[LongRow]) -> bytes:
 def _rows(scored: Scored) -> list[LongRow]:
     base = _base(scored)
     return [
-        LongRow.model_validate(base | _beside(scored, part) | _number(scored, part, name, found))
+        LongRow.model_validate(
+            base | _by(part) | _beside(scored, part) | _number(scored, part, name, found)
+        )
         for part in scored.parts
         for name, found in part.measured.items()
     ]
@@ -152,9 +155,32 @@ def _number(scored: Scored, part: Part, name: str, found: Measured) -> dict[str,
         "ci_high": high,
         "n_tokens": counted if about.formula else None,
         "n_seqs": found.documents,
-        "n_units": scored.row.width if name in PER_LATENT and part.control is None else None,
+        "n_units": _units(scored, part, name, found),
         "ablation": about.ablation,
         "slice": part.slice,
+    }
+
+
+def _units(scored: Scored, part: Part, name: str, found: Measured) -> int | None:
+    """Latents that a share of latents is of; whatever a study's figure is over."""
+    if part.study is not None:
+        return found.counted
+    return scored.row.width if name in PER_LATENT and part.control is None else None
+
+
+def _by(part: Part) -> dict[str, Any]:
+    """What is otherwise in a study's rows: which run made them, and when."""
+    if part.study is None:
+        return {}
+    finished = datetime.fromtimestamp(part.study.done.finished_at, UTC)
+    return {
+        "run_id": part.study.stage.key,
+        "wall_s": round(part.study.done.seconds, 3),
+        "tool_version": part.study.done.saectl,
+        "config_hash": _config_hash(part.study.stage),
+        "created_at": finished.isoformat("T", "seconds"),
+        "judge_model": part.study.method.get("judge_model"),
+        "eval_seed": part.study.method.get("seed"),
     }
 
 
@@ -194,13 +220,13 @@ def _base(scored: Scored) -> dict[str, Any]:
         "eval_seed": scored.record.get("bootstrap", {}).get("seed"),
         "wall_s": round(scored.done.seconds, 3),
         "tool_version": scored.done.saectl,
-        "config_hash": _config_hash(scored),
+        "config_hash": _config_hash(scored.score),
         "created_at": finished.isoformat("T", "seconds"),
     }
 
 
-def _config_hash(scored: Scored) -> str:
-    return hashlib.sha256(canonical(record_of(scored.score)).encode("ascii")).hexdigest()
+def _config_hash(stage: Stage) -> str:
+    return hashlib.sha256(canonical(record_of(stage)).encode("ascii")).hexdigest()
 
 
 def _model_id(model: ModelSpec, name: str) -> str:

@@ -82,7 +82,7 @@ def check_sources(stage: Stage, context: Context) -> None:
     Raises StoreError, ModelError or DataError when it can't.
     """
     verify_inputs([stage], context)
-    capture = stage.deps["cache"].work if stage.kind == "eval" else None
+    capture = stage.deps["cache"].work if stage.kind in ("eval", "study") else None
     name = canonical([identity(stage.work), None if capture is None else identity(capture)])
     if isinstance(stage.work, CacheWork):
         name = canonical(["model", identity(stage.work.model)])

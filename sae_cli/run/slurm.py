@@ -85,7 +85,10 @@ def steps(stages: Sequence[Stage], graph: Graph, context: Context) -> list[Step]
                 ),
                 "train": (*latest.get("tokens", ()), *latest.get("cache", ())),
                 "eval": latest.get("train", latest.get("cache", latest.get("tokens", ()))),
-                "release": tuple(step.name for step in found if step.kind in ("eval", "train")),
+                "study": latest.get("train", latest.get("cache", latest.get("tokens", ()))),
+                "release": tuple(
+                    step.name for step in found if step.kind in ("train", "eval", "study")
+                ),
             }[kind]
             if mine:
                 add(kind, mine, label, before)

@@ -64,6 +64,8 @@ class Resources(Frozen):
     """Training: one job for each pass over stored activations."""
     eval: JobResources = JobResources()
     """Evaluation: one job for each model."""
+    study: JobResources = JobResources()
+    """Studies: one job for each study and model."""
     release: JobResources = JobResources()
     """The suite's folder."""
     setup: tuple[Line, ...] = ()

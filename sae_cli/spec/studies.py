@@ -19,6 +19,10 @@ STUDIES: tuple[StudyName, ...] = (
 )  # fmt: skip
 
 
+COMPARING: frozenset[StudyName] = frozenset({"stability"})
+"""Those that look at an SAE's twins too: its key holds theirs."""
+
+
 class TruthStudy(Frozen):
     """How well single latents match the labels of the embedded model's grammar."""
 

@@ -16,6 +16,7 @@ from sae_cli.spec.stages import (
     ReleaseSpec,
     WandbSpec,
 )
+from sae_cli.spec.studies import StudiesSpec
 
 
 class SweepSpec(Frozen):
@@ -42,6 +43,8 @@ class SweepSpec(Frozen):
     """Training fields that all cells share; the matrix overrides them."""
     eval: EvalSpec = EvalSpec()
     """Evaluation on held-out text."""
+    studies: StudiesSpec = StudiesSpec()
+    """What single latents are: done with the evaluation."""
     release: ReleaseSpec = ReleaseSpec()
     """What is handed out."""
     matrix: MatrixSpec = MatrixSpec()

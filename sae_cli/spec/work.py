@@ -19,11 +19,14 @@ from sae_cli.spec.stages import (
     Site,
     WandbSpec,
 )
+from sae_cli.spec.studies import Study
 from sae_cli.spec.train import Train
 
-Kind = Literal["tokens", "cache", "train", "eval", "release"]
-KINDS: tuple[Kind, ...] = ("tokens", "cache", "train", "eval", "release")
-VERSIONS: dict[Kind, int] = {"tokens": 2, "cache": 3, "train": 3, "eval": 1, "release": 1}
+Kind = Literal["tokens", "cache", "train", "eval", "study", "release"]
+KINDS: tuple[Kind, ...] = ("tokens", "cache", "train", "eval", "study", "release")
+VERSIONS: dict[Kind, int] = {
+    "tokens": 2, "cache": 3, "train": 3, "eval": 1, "study": 1, "release": 1,
+}  # fmt: skip
 """A version rises when the same spec starts to give another result."""
 
 
@@ -67,6 +70,14 @@ class EvalWork(Frozen):
     """What is measured, on how much."""
 
 
+class StudyWork(Frozen):
+    """What one study finds of one SAE. Depends on its training, its cache, and the text; where it
+    compares, on the trainings of the SAE's twins."""
+
+    study: Study
+    """Which study, and its settings."""
+
+
 class ReleaseWork(Frozen):
     """A suite's folder. Depends on every SAE of the sweep and its metrics."""
 
@@ -76,4 +87,4 @@ class ReleaseWork(Frozen):
     """Title, license, authors."""
 
 
-Work = TokensWork | CacheWork | TrainWork | EvalWork | ReleaseWork
+Work = TokensWork | CacheWork | TrainWork | EvalWork | StudyWork | ReleaseWork

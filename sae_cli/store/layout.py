@@ -3,6 +3,7 @@
     <root>/<kind>/<slug>-<key>/     one stage: its spec, log, data, work, records
     <root>/runs/<sweep>/<kind>/     a sweep's view of them: relative links, safe to delete
     <root>/bench/<device>.json      what was measured on a device, safe to delete
+    <root>/answers/                 what judges answered, so that nobody pays twice
 
 Nothing here reads what is inside a file. Names come through `key.slug`'s alphabet, so a spec
 can't point outside the workspace: anything else is refused.
@@ -21,6 +22,9 @@ from sae_cli.errors import UsageError
 
 RUNS = "runs"
 BENCH = "bench"
+ANSWERS = "answers"
+APART = (RUNS, BENCH, ANSWERS)
+"""What stands beside the kinds of stages."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _KEY = re.compile(r"[0-9a-f]{8}")
 
@@ -148,7 +152,7 @@ class Workspace:
 
         Raises UsageError for a name that `key.slug` would not have made.
         """
-        if kind in (RUNS, BENCH):
+        if kind in APART:
             raise UsageError(f"a stage can't be called {kind!r}: that folder holds other things")
         for name in (kind, slug):
             _refuse_unsafe(name)
@@ -159,7 +163,7 @@ class Workspace:
     def stages(self, kind: str | None = None) -> Iterator[StageDir]:
         """Every stage folder on disk, of one kind or of all, sorted by kind and name."""
         for folder in _folders(self.root):
-            if folder.name not in (RUNS, BENCH) and kind in (None, folder.name):
+            if folder.name not in APART and kind in (None, folder.name):
                 for path in _folders(folder):
                     text, _, key = path.name.rpartition("-")
                     if _NAME.fullmatch(text) and _KEY.fullmatch(key):
