@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,6 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.fixture
 def bench(explained: Bench, tmp_path: Path) -> Callable[..., Bench]:
     """`bench(**changes)`: the same with folders of its own, and quiet."""
-    from dataclasses import replace
 
     def make(**changes: Any) -> Bench:
         own = {"scratch": tmp_path / "scratch", "cache": tmp_path / "cache"}

@@ -102,7 +102,7 @@ def _one_sae(
     for unit in units:
         try:
             if not spent:
-                verdicts.append(_one_latent(panel, interview, meter, unit, failures, by))
+                verdicts.append(_one_latent(panel, interview, meter, unit, failures))
         except BudgetSpent:
             spent = True
         if spent:
@@ -122,9 +122,8 @@ def _one_sae(
 
 
 def _one_latent(
-    panel: Panel, interview: Interview, meter: Meter, unit: Unit, failures: Counter[str],
-    by: JudgeSpec,
-) -> Verdict:  # fmt: skip
+    panel: Panel, interview: Interview, meter: Meter, unit: Unit, failures: Counter[str]
+) -> Verdict:
     """Raises BudgetSpent."""
     assert isinstance(unit.examples, Examples)
     (words,) = interview.ask([Read(panel.explain(unit), explanation)], meter)
