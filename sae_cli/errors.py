@@ -51,6 +51,10 @@ class TrainingError(SaectlError):
     """Training met numbers it must not go on with (NaN, Inf)."""
 
 
+class JudgeError(SaectlError):
+    """The endpoint of a judge can't be asked: no key, no answer, no such model."""
+
+
 class Blocked(SaectlError):
     """A stage can't start yet: a dependency is missing, failed, or claimed by another process."""
 

@@ -176,6 +176,32 @@ CATALOGUE: dict[str, Meaning] = {
     "probing.f1_v1": Meaning(
         "Probe F1", "F1", "up", "2TP / (2TP + FP + FN) of the positive label, test texts", "{:.3f}"
     ),
+    **{
+        f"{judge}_{protocol}_{score}_v1": Meaning(
+            f"{name} {protocol}, {label}", "share", "up",
+            f"mean over latents of {formula}, of answers by {who}: {question}", "{:.3f}",
+        )
+        for judge, name, who in (
+            ("ngram", "N-gram", "patterns of tokens learnt on training documents"),
+            ("judge", "Judge", "a language model, by an explanation of its own"),
+        )
+        for protocol, question in (
+            ("detection", "does the latent fire in this held-out window?"),
+            ("fuzzing", "are the marked tokens of this held-out window those it fires on?"),
+        )
+        for score, label, formula in (
+            ("f1", "F1", "2TP / (2TP + FP + FN)"),
+            ("balanced_accuracy", "balanced accuracy", "(TP / (TP + FN) + TN / (TN + FP)) / 2"),
+            ("precision", "precision", "TP / (TP + FP), without latents where nothing is affirmed"),
+            ("recall", "recall", "TP / (TP + FN)"),
+        )
+    },
+    "ngram_pearson_v1": Meaning(
+        "N-gram Pearson", "correlation", "up",
+        "mean over latents of Pearson's r of the activation that patterns of tokens expect and the "
+        "true one, over held-out tokens",
+        "{:.3f}",
+    ),
 }  # fmt: skip
 """In the order in which a reader wants them. x are kept activations, y reconstructions, f latents;
 sums run over the tokens that count."""

@@ -1,0 +1,1 @@
+"""Explanations of latents: examples, patterns that predict, a protocol that scores, a judge."""
