@@ -13,7 +13,7 @@ from sae_cli.plan.graph import Graph
 from sae_cli.report.compare import Comparison
 from sae_cli.report.elbow import Elbow, elbows
 from sae_cli.report.files import put, write_tables
-from sae_cli.report.gather import gather
+from sae_cli.report.gather import gather, proper
 from sae_cli.report.page import page, sections
 from sae_cli.report.pareto import METRICS, Front, fronts
 from sae_cli.report.plots import write_plots
@@ -78,12 +78,13 @@ def results_of(opened: Opened, workspace: Workspace) -> tuple[SweepResults, list
     if not found:
         return None
     rows, wide = long_rows(found), [each.row for each in found]
+    own = [each.row for each in proper(found)]
     files = write_tables(rows, workspace.run_dir(graph.sweep.spec.name))
     told = SweepResults(
         sweep=graph.sweep.spec.name,
         rows=tuple(rows),
-        fronts=tuple(front for metric in METRICS for front in fronts(wide, metric)),
-        elbows=tuple(elbows(wide)),
+        fronts=tuple(front for metric in METRICS for front in fronts(own, metric)),
+        elbows=tuple(elbows(own)),
         files=tuple(map(str, files)),
     )
     return told, wide

@@ -191,7 +191,8 @@ def results(rows: Sequence[SaeRow]) -> None:
             "-" if (v := r.metrics.get(name)) is None else form.format(v)
             for name, form in _NUMBERS.values()
         ]
-        cells.append((r.model, r.site, r.layer, r.arch, r.width, r.variant, *numbers))
+        variant = r.variant if r.control_of is None else f"{r.variant} (random model)"
+        cells.append((r.model, r.site, r.layer, r.arch, r.width, variant, *numbers))
     table(
         ["model", "site", "layer", "arch", "width", "variant", *_NUMBERS],
         cells,

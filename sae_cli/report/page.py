@@ -19,7 +19,7 @@ from sae_cli.report.elbow import elbows
 from sae_cli.report.figures import densities, layers, training, widths
 from sae_cli.report.figures import fronts as sparsity
 from sae_cli.report.figures.facets import Section, site_of
-from sae_cli.report.gather import Scored
+from sae_cli.report.gather import Scored, proper
 from sae_cli.report.palette import DARK, LIGHT, stylesheet, variables
 from sae_cli.report.pareto import METRICS, fronts
 from sae_cli.report.svg import draw
@@ -34,10 +34,11 @@ WORDS = ("SAE", "model", "layer", "site", "architecture", "width", "variant")
 
 def sections(found: Sequence[Scored]) -> list[Section]:
     """The parts of the report that hold charts."""
+    own = proper(found)
     return [
-        sparsity.section(found),
-        layers.section(found),
-        widths.section(found),
+        sparsity.section(own),
+        layers.section(own),
+        widths.section(own),
         densities.section(found),
         layers.dead(found),
         training.section(found),
@@ -56,8 +57,8 @@ def page(graph: Graph, found: Sequence[Scored], parts: Sequence[Section]) -> str
     metrics = ordered({name for s in found for name in s.row.metrics})
     return environment.from_string(template).render(
         sweep=graph.sweep.spec.name,
-        lede=_lede(found),
-        glance=_glance(found),
+        lede=_lede(proper(found), len(found)),
+        glance=_glance(proper(found)),
         facts=_facts(found),
         sections=[
             {"name": s.name, "title": s.title, "note": s.note, "empty": s.empty,
@@ -76,7 +77,8 @@ def page(graph: Graph, found: Sequence[Scored], parts: Sequence[Section]) -> str
     )  # fmt: skip
 
 
-def _lede(found: Sequence[Scored]) -> str:
+def _lede(found: Sequence[Scored], of: int) -> str:
+    """Of those that are no control of another, of so many."""
     rows = [s.row for s in found]
     places = {(r.model, r.layer, site_of(r)) for r in rows}
     models, archs = _unique(r.model for r in rows), _unique(r.arch for r in rows)
@@ -86,6 +88,7 @@ def _lede(found: Sequence[Scored]) -> str:
         f"{_count(len(rows), 'SAE')} of {' and '.join(models)} at {_count(len(places), 'place')} "
         f"({', '.join(_unique(site_of(r) for r in rows))}; "
         f"{_count(len({r.layer for r in rows}), 'layer')}): {', '.join(archs)}, {span} latents."
+        + (f" {_count(of - len(rows), 'control')} on random weights." if of > len(rows) else "")
     )
 
 
@@ -159,6 +162,7 @@ def _line(scored: Scored, metrics: Sequence[str]) -> dict[str, Any]:
         "id": scored.id,
         "train_key": row.train_key,
         "name": scored.id.removeprefix(f"{row.model}."),
+        "control": scored.control_of and f"random_model, a control of {scored.control_of}",
         "words": (row.model, row.layer, site_of(row), row.arch, row.width, row.variant),
         "cells": cells,
     }
@@ -166,7 +170,7 @@ def _line(scored: Scored, metrics: Sequence[str]) -> dict[str, Any]:
 
 def _numbers(graph: Graph, found: Sequence[Scored]) -> str:
     """What the page shows, for programs; `<` is escaped, so that no text can end the element."""
-    rows = [s.row for s in found]
+    rows = [s.row for s in proper(found)]
     whole = {
         "version": VERSION,
         "sweep": graph.sweep.spec.name,

@@ -16,6 +16,7 @@ from typing import Any
 from sae_cli.plan.place import record_of
 from sae_cli.report.catalogue import KEPT, Ablation, Direction, meaning, version_of
 from sae_cli.report.gather import Measured, Part, Scored
+from sae_cli.report.kin import RANDOM_MODEL
 from sae_cli.spec.base import Frozen
 from sae_cli.spec.stages import MaskSpec, ModelSpec, Source
 from sae_cli.spec.work import CacheWork, TokensWork, TrainWork
@@ -31,7 +32,8 @@ class LongRow(Frozen):
     run_id: str
     """Key of the evaluation."""
     sae_id: str
-    """Name and key of the SAE; a control's row has that of the SAE it stands beside."""
+    """Name and key of the SAE; a control's row has that of the SAE it stands beside, but that of
+    an SAE of a random model its own."""
     sae_sha256: str | None
     """Of the weights, as the training's record has it."""
     model_id: str
@@ -46,12 +48,12 @@ class LongRow(Frozen):
     expansion: float | None
     """d_sae / d_in."""
     arch: str
-    """Of a control: its name."""
+    """Of a control: its name, as `random_model` of an SAE of a model with random weights."""
     k_or_lambda: float | None
     """The sparsity field of the architecture: k, l0, l1 or tanh; a control's components a token."""
     train_tokens: int | None
     seed: int | None
-    """Of the training; of a control, what it was drawn with."""
+    """Of the training; of a control that was not trained, what it was drawn with."""
     metric: str
     metric_version: int | None
     value: float | None
@@ -102,6 +104,11 @@ class LongRow(Frozen):
 
 
 COLUMNS = tuple(LongRow.model_fields)
+
+
+def own(row: LongRow) -> bool:
+    """Whether a row is of the SAE that it names: not of a control that was judged beside it."""
+    return row.control_of != row.sae_id
 
 
 def long_rows(found: Sequence[Scored]) -> list[LongRow]:
@@ -180,7 +187,8 @@ def _base(scored: Scored) -> dict[str, Any]:
         "d_in": d_in,
         "d_sae": row.width,
         "expansion": row.width / d_in if d_in else None,
-        "arch": row.arch,
+        "arch": row.arch if scored.control_of is None else RANDOM_MODEL,
+        "control_of": scored.control_of,
         "k_or_lambda": getattr(spec, spec.sparsity[1]),
         "train_tokens": spec.num_tokens,
         "seed": spec.seed,
@@ -204,7 +212,8 @@ def _config_hash(scored: Scored) -> str:
 
 
 def _model_id(model: ModelSpec, name: str) -> str:
-    return model.hf or model.builtin or name
+    known = model.hf or model.builtin
+    return name if known is None else known + model.anew
 
 
 def revision(model: ModelSpec) -> str | None:

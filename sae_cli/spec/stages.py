@@ -61,10 +61,26 @@ class ModelSpec(Frozen):
     disk (needs the package accelerate). null puts all of it on one device."""
     trust_remote_code: bool = False
     """Run Python code that comes with a model repository. Off unless you say so."""
+    reinit: Annotated[Count | None, Later()] = None
+    """A control: the same model, its every weight drawn anew from this seed, each tensor with the
+    mean and standard deviation that it had. SAEs on it are shown beside those of the model itself
+    where a sweep has both. Of a preset's model, what is left out here is as the preset has it."""
+
+    @property
+    def anew(self) -> str:
+        """What stands behind the model's name where its weights are drawn anew, `-random0`."""
+        return "" if self.reinit is None else f"-random{self.reinit}"
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSpec:
         exactly_one(self, "hf", "path", "builtin")
+        if self.reinit is not None and self.device_map is not None:
+            raise PydanticCustomError(
+                "reinit_spread",
+                "reinit and device_map can't be combined: weights that were put to disk can't be "
+                "drawn anew",
+                {"field": "reinit"},
+            )
         if self.compile and self.device_map is not None:
             raise PydanticCustomError(
                 "compile_spread",

@@ -57,6 +57,7 @@ def test_how_the_work_is_done_moves_no_key(graph, fixed, edit):
         ("cache.dtype=float32", "cache train eval release"),
         ("models.qwen.dtype=float32", "cache train eval release"),
         ("models.qwen.attn_implementation=eager", "cache train eval release"),
+        ("models.qwen.reinit=0", "cache train eval release"),
         ("models.qwen.trust_remote_code=true", "tokens cache train eval release"),
         (f"models.qwen.revision={'a' * 40}", "tokens cache train eval release"),
         ("data.tokens=2_000_000", "tokens cache train eval release"),
