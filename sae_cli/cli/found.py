@@ -18,6 +18,7 @@ from sae_cli.report.page import page, sections
 from sae_cli.report.pareto import METRICS, Front, fronts
 from sae_cli.report.plots import write_plots
 from sae_cli.report.results import SaeRow
+from sae_cli.report.seeds import OverSeeds, over_seeds
 from sae_cli.report.table import LongRow, long_rows
 from sae_cli.spec.base import Frozen
 from sae_cli.store.layout import Workspace
@@ -33,6 +34,8 @@ class SweepResults(Frozen):
     fronts: tuple[Front, ...]
     """SAEs of a place that no other there beats in L0 and the metric together."""
     elbows: tuple[Elbow, ...]
+    seeds: tuple[OverSeeds, ...] = ()
+    """Means over seeds, where there are three or more of otherwise equal SAEs."""
     files: tuple[str, ...]
     """Where the rows were written."""
 
@@ -85,6 +88,7 @@ def results_of(opened: Opened, workspace: Workspace) -> tuple[SweepResults, list
         rows=tuple(rows),
         fronts=tuple(front for metric in METRICS for front in fronts(own, metric)),
         elbows=tuple(elbows(own)),
+        seeds=tuple(over_seeds(found)),
         files=tuple(map(str, files)),
     )
     return told, wide

@@ -35,6 +35,7 @@ def results(
             told, wide = each
             render.results(wide)
             render.elbows(told.elbows)
+            render.seeds(told.seeds)
             for path in told.files:
                 print(f"{len(told.rows)} rows: {path}")
     return OK if any(found) else FAILED

@@ -22,6 +22,7 @@ from sae_cli.report.figures.facets import Section, site_of
 from sae_cli.report.gather import Scored, proper
 from sae_cli.report.palette import DARK, LIGHT, stylesheet, variables
 from sae_cli.report.pareto import METRICS, fronts
+from sae_cli.report.seeds import OverSeeds, over_seeds
 from sae_cli.report.svg import draw
 from sae_cli.report.table import mask_words, revision, source_id
 from sae_cli.spec.stages import ModelSpec
@@ -40,7 +41,7 @@ def sections(found: Sequence[Scored]) -> list[Section]:
         layers.section(own),
         widths.section(own),
         densities.section(found),
-        layers.dead(found),
+        layers.dead(own),
         training.section(found),
     ]
 
@@ -68,6 +69,7 @@ def page(graph: Graph, found: Sequence[Scored], parts: Sequence[Section]) -> str
         words=WORDS,
         metrics=[(name, meaning(name)) for name in metrics],
         saes=[_line(s, metrics) for s in found],
+        over_seeds=[_mean_line(each, metrics) for each in over_seeds(found)],
         numbers=Markup(_numbers(graph, found)),
         light=Markup(variables(LIGHT)),
         dark=Markup(variables(DARK)),
@@ -131,7 +133,8 @@ def _facts(found: Sequence[Scored]) -> list[tuple[str, list[str]]]:
 def _short(model: ModelSpec) -> str:
     """A revision that fits into a line; the table has all of it."""
     kind, _, digits = (revision(model) or "").rpartition(":")
-    return f"{kind} {digits[:16]}".strip() or "revision unknown"
+    anew = "" if model.reinit is None else f", weights drawn anew from seed {model.reinit}"
+    return (f"{kind} {digits[:16]}".strip() or "revision unknown") + anew
 
 
 def _keys(found: Sequence[Scored]) -> str:
@@ -168,6 +171,27 @@ def _line(scored: Scored, metrics: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _mean_line(each: OverSeeds, metrics: Sequence[str]) -> dict[str, Any]:
+    cells = []
+    for metric in metrics:
+        one, about = each.metrics.get(metric), meaning(metric)
+        if one is None or one.value is None or one.low is None or one.high is None:
+            reason = "it was not measured" if one is None else one.reason
+            cells.append({"metric": metric, "told": about.told(None), "tip": reason})
+            continue
+        told = f"{about.told(one.value)} ± {about.told(one.value - one.low)}"
+        tip = f"interval {about.told(one.low)} to {about.told(one.high)}"
+        cells.append({"metric": metric, "told": told, "tip": tip})
+    return {
+        "id": each.id,
+        "name": each.id.removeprefix(f"{each.model}."),
+        "control": each.control_of and f"random_model, a control of {each.control_of}",
+        "model": each.model,
+        "seeds": ", ".join(map(str, each.seeds)),
+        "cells": cells,
+    }
+
+
 def _numbers(graph: Graph, found: Sequence[Scored]) -> str:
     """What the page shows, for programs; `<` is escaped, so that no text can end the element."""
     rows = [s.row for s in proper(found)]
@@ -195,6 +219,7 @@ def _numbers(graph: Graph, found: Sequence[Scored]) -> str:
         ],
         "fronts": [f.model_dump() for metric in METRICS for f in fronts(rows, metric)],
         "elbows": [e.model_dump() for e in elbows(rows)],
+        "seeds": [e.model_dump() for e in over_seeds(found)],
     }
     return json.dumps(whole, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
 
