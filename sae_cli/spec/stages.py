@@ -272,6 +272,18 @@ class EvalSpec(Frozen):
     """What is judged beside each SAE at its L0: `pca` (principal directions of training
     activations), `neurons` (the site's own coordinates), `random` (as many random directions as
     the SAE has latents). They add a pass over the held-out text and enter the key."""
+    contexts: Annotated[tuple[PositiveInt, ...], Later()] = ()
+    """Longer contexts to judge on besides, multiples of `data.context`, for example `[512, 1024]`:
+    held-out blocks are joined. Each adds a pass over the held-out text and slices of its own, also
+    of the positions that training never saw."""
+    chat: Annotated[bool, Later()] = False
+    """Slices of the tokens of chat documents, by role where that can be told, and of the others."""
+
+    @field_validator("contexts")
+    @classmethod
+    def _contexts_in_one_order(cls, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        """Their order changes nothing, so it must not change the key."""
+        return tuple(sorted(set(lengths)))
 
     @field_validator("controls")
     @classmethod
