@@ -6,6 +6,7 @@ a look at a plan may take.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from sae_cli.cli.session import Opened
@@ -18,6 +19,7 @@ from sae_cli.report.page import page, sections
 from sae_cli.report.pareto import METRICS, Front, fronts
 from sae_cli.report.plots import write_plots
 from sae_cli.report.results import SaeRow
+from sae_cli.report.saebench import write_saebench
 from sae_cli.report.seeds import OverSeeds, over_seeds
 from sae_cli.report.table import LongRow, long_rows
 from sae_cli.spec.base import Frozen
@@ -38,6 +40,10 @@ class SweepResults(Frozen):
     """Means over seeds, where there are three or more of otherwise equal SAEs."""
     files: tuple[str, ...]
     """Where the rows were written."""
+    saebench: tuple[str, ...] = ()
+    """Files in SAEBench's form, where they were asked for."""
+    notes: tuple[str, ...] = ()
+    """What those files lack."""
 
 
 class ResultsOutput(Frozen):
@@ -73,9 +79,11 @@ class ReportOutput(Frozen):
     sweeps: tuple[SweepReport, ...]
 
 
-def results_of(opened: Opened, workspace: Workspace) -> tuple[SweepResults, list[SaeRow]] | None:
-    """Write the tables of a sweep; what is in them, in long form and in wide. None where nothing
-    was evaluated."""
+def results_of(
+    opened: Opened, workspace: Workspace, saebench: Path | None = None
+) -> tuple[SweepResults, list[SaeRow]] | None:
+    """Write the tables of a sweep, and SAEBench's files into a folder; what is in the tables, in
+    long form and in wide. None where nothing was evaluated."""
     graph = opened.graph
     found = gather(graph, workspace)
     if not found:
@@ -83,6 +91,7 @@ def results_of(opened: Opened, workspace: Workspace) -> tuple[SweepResults, list
     rows, wide = long_rows(found), [each.row for each in found]
     own = [each.row for each in proper(found)]
     files = write_tables(rows, workspace.run_dir(graph.sweep.spec.name))
+    theirs, notes = ([], []) if saebench is None else write_saebench(found, workspace, saebench)
     told = SweepResults(
         sweep=graph.sweep.spec.name,
         rows=tuple(rows),
@@ -90,6 +99,8 @@ def results_of(opened: Opened, workspace: Workspace) -> tuple[SweepResults, list
         elbows=tuple(elbows(own)),
         seeds=tuple(over_seeds(found)),
         files=tuple(map(str, files)),
+        saebench=tuple(map(str, theirs)),
+        notes=tuple(notes),
     )
     return told, wide
 

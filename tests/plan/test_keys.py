@@ -52,6 +52,8 @@ def test_how_the_work_is_done_moves_no_key(graph, fixed, edit):
         ("release.title=A suite", "release"),
         ("eval.dense_threshold=0.2", "eval release"),
         ("eval.tokens=4096", "eval release"),
+        ("eval.contexts=[512]", "eval release"),
+        ("eval.chat=true", "eval release"),
         ("train.batch_size=512", "train eval release"),
         ("train.width=2048", "train eval release"),
         ("cache.dtype=float32", "cache train eval release"),
