@@ -82,9 +82,9 @@ def _sae(name: str, sweeps: dict[str, list[LongRow]], store: Path) -> list[LongR
     )
 
 
-def _means(name: str, sae_id: str, run_id: str) -> bool:
+def _means(name: str, sae_id: str, run_id: str | None) -> bool:
     slug, _, key = sae_id.rpartition("-")
-    return name in (sae_id, slug) or any(k.startswith(name) for k in (key, run_id))
+    return name in (sae_id, slug) or any(k.startswith(name) for k in (key, run_id or key))
 
 
 def _print(found: Comparison) -> None:

@@ -6,6 +6,7 @@ a look at a plan may take.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from sae_cli.cli.session import Opened
@@ -13,11 +14,13 @@ from sae_cli.plan.graph import Graph
 from sae_cli.report.compare import Comparison
 from sae_cli.report.elbow import Elbow, elbows
 from sae_cli.report.files import put, write_tables
-from sae_cli.report.gather import gather
+from sae_cli.report.gather import gather, proper
 from sae_cli.report.page import page, sections
 from sae_cli.report.pareto import METRICS, Front, fronts
 from sae_cli.report.plots import write_plots
 from sae_cli.report.results import SaeRow
+from sae_cli.report.saebench import write_saebench
+from sae_cli.report.seeds import OverSeeds, over_seeds
 from sae_cli.report.table import LongRow, long_rows
 from sae_cli.spec.base import Frozen
 from sae_cli.store.layout import Workspace
@@ -33,8 +36,14 @@ class SweepResults(Frozen):
     fronts: tuple[Front, ...]
     """SAEs of a place that no other there beats in L0 and the metric together."""
     elbows: tuple[Elbow, ...]
+    seeds: tuple[OverSeeds, ...] = ()
+    """Means over seeds, where there are three or more of otherwise equal SAEs."""
     files: tuple[str, ...]
     """Where the rows were written."""
+    saebench: tuple[str, ...] = ()
+    """Files in SAEBench's form, where they were asked for."""
+    notes: tuple[str, ...] = ()
+    """What those files lack."""
 
 
 class ResultsOutput(Frozen):
@@ -70,21 +79,28 @@ class ReportOutput(Frozen):
     sweeps: tuple[SweepReport, ...]
 
 
-def results_of(opened: Opened, workspace: Workspace) -> tuple[SweepResults, list[SaeRow]] | None:
-    """Write the tables of a sweep; what is in them, in long form and in wide. None where nothing
-    was evaluated."""
+def results_of(
+    opened: Opened, workspace: Workspace, saebench: Path | None = None
+) -> tuple[SweepResults, list[SaeRow]] | None:
+    """Write the tables of a sweep, and SAEBench's files into a folder; what is in the tables, in
+    long form and in wide. None where nothing was evaluated."""
     graph = opened.graph
     found = gather(graph, workspace)
     if not found:
         return None
     rows, wide = long_rows(found), [each.row for each in found]
+    own = [each.row for each in proper(found)]
     files = write_tables(rows, workspace.run_dir(graph.sweep.spec.name))
+    theirs, notes = ([], []) if saebench is None else write_saebench(found, workspace, saebench)
     told = SweepResults(
         sweep=graph.sweep.spec.name,
         rows=tuple(rows),
-        fronts=tuple(front for metric in METRICS for front in fronts(wide, metric)),
-        elbows=tuple(elbows(wide)),
+        fronts=tuple(front for metric in METRICS for front in fronts(own, metric)),
+        elbows=tuple(elbows(own)),
+        seeds=tuple(over_seeds(found)),
         files=tuple(map(str, files)),
+        saebench=tuple(map(str, theirs)),
+        notes=tuple(notes),
     )
     return told, wide
 

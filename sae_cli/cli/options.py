@@ -114,6 +114,15 @@ Public = Annotated[
 All = Annotated[bool, typer.Option("--all", help="Every sweep of the workspace.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Go on where saectl would ask or refuse.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable, versioned output.")]
+SaeBench = Annotated[
+    Path | None,
+    typer.Option(
+        "--saebench",
+        metavar="DIR",
+        show_default=False,
+        help="Write the numbers there too, a file per SAE in the form of SAEBench's core results.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks and debug notes.")]
 DEFAULT_STORE = Path("store")

@@ -16,6 +16,7 @@ from sae_cli.plan.reason import Row
 from sae_cli.plan.room import Room
 from sae_cli.report.elbow import Elbow
 from sae_cli.report.results import SaeRow
+from sae_cli.report.seeds import OverSeeds, SeedMean
 from sae_cli.spec.work import CacheWork, ImportWork, TrainWork
 from sae_cli.store.records.space import told
 
@@ -50,6 +51,7 @@ _NUMBERS = {
     "CE recovered": ("ce_recovered.zero_v1", "{:.4f}"),
     "KL": ("kl.spliced_v1", "{:.4f}"),
 }
+_OVER_SEEDS = ("L0", "FVU", "cosine", "dead %", "CE recovered", "KL")
 
 
 def table(
@@ -195,7 +197,8 @@ def results(rows: Sequence[SaeRow]) -> None:
             "-" if (v := r.metrics.get(name)) is None else form.format(v)
             for name, form in _NUMBERS.values()
         ]
-        cells.append((r.model, r.site, r.layer, r.arch, r.width, r.variant, *numbers))
+        variant = r.variant if r.control_of is None else f"{r.variant} (random model)"
+        cells.append((r.model, r.site, r.layer, r.arch, r.width, variant, *numbers))
     table(
         ["model", "site", "layer", "arch", "width", "variant", *_NUMBERS],
         cells,
@@ -212,3 +215,29 @@ def elbows(found: Sequence[Elbow]) -> None:
         )
         said = f"at width {each.width}" if each.width else "none: FVU falls all the way"
         print(f"elbow of {place}: {said}  (FVU by width: {curve})")
+
+
+def seeds(found: Sequence[OverSeeds]) -> None:
+    """Means over seeds, with half of their intervals' width, where there are any."""
+    if not found:
+        return
+    print("over seeds: mean and interval of 95 % (Student's t)")
+    cells = []
+    for r in found:
+        variant = r.variant if r.control_of is None else f"{r.variant} (random model)"
+        numbers = [
+            _mean(r.metrics.get(name), form)
+            for name, form in (_NUMBERS[column] for column in _OVER_SEEDS)
+        ]
+        cells.append((r.model, r.site, r.layer, r.arch, r.width, variant, len(r.seeds), *numbers))
+    table(
+        ["model", "site", "layer", "arch", "width", "variant", "seeds", *_OVER_SEEDS],
+        cells,
+        right=["layer", "width", "seeds", *_OVER_SEEDS],
+    )
+
+
+def _mean(one: SeedMean | None, form: str) -> str:
+    if one is None or one.value is None or one.low is None:
+        return "-"
+    return f"{form.format(one.value)} ± {form.format(one.value - one.low)}"

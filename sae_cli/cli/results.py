@@ -16,6 +16,7 @@ def results(
     model: o.Model = None,
     sets: o.Sets = None,
     store: o.Store = o.DEFAULT_STORE,
+    saebench: o.SaeBench = None,
     json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> int:
@@ -24,7 +25,7 @@ def results(
 
     workspace = Workspace(store)
     sweeps = open_sweeps(spec, model, sets, workspace, online=False)
-    found = [results_of(opened, workspace) for opened in sweeps]
+    found = [results_of(opened, workspace, saebench) for opened in sweeps]
     if json:
         print(ResultsOutput(sweeps=tuple(f[0] for f in found if f)).model_dump_json(indent=2))
     for opened, each in zip(sweeps, found, strict=True):
@@ -35,6 +36,11 @@ def results(
             told, wide = each
             render.results(wide)
             render.elbows(told.elbows)
+            render.seeds(told.seeds)
             for path in told.files:
                 print(f"{len(told.rows)} rows: {path}")
+            if saebench is not None:
+                print(f"{len(told.saebench)} files for SAEBench: {saebench}")
+            for note in told.notes:
+                print(f"note: {note}", file=sys.stderr)
     return OK if any(found) else FAILED

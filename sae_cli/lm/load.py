@@ -27,6 +27,7 @@ from sae_cli.errors import ModelError
 from sae_cli.lm.compiled import compile_layers
 from sae_cli.lm.hub import Trouble, ask, first_line
 from sae_cli.lm.refusal import called, model_refusal
+from sae_cli.lm.reinit import draw_anew
 from sae_cli.spec.models import cached_snapshot
 from sae_cli.spec.stages import ModelSpec
 
@@ -55,6 +56,8 @@ def load_model(spec: ModelSpec, device: torch.device) -> PreTrainedModel:
     model = _load(AutoModelForCausalLM, spec, wanted)
     assert isinstance(model, PreTrainedModel)
     model.requires_grad_(False).eval()
+    if spec.reinit is not None:
+        draw_anew(model, spec.reinit)
     if spec.device_map is not None:
         return model
     try:

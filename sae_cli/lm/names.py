@@ -32,5 +32,6 @@ def hook_name(layer: int, site: Site) -> str:
 
 
 def model_name(model: ModelSpec) -> str:
-    """The name by which others know the model: hub id, else the folder's or preset's name."""
-    return model.hf or model.builtin or Path(model.path or "").name
+    """The name by which others know the model: hub id, else the folder's or preset's name. A model
+    whose weights are drawn anew has another one, for nobody else has that model."""
+    return (model.hf or model.builtin or Path(model.path or "").name) + model.anew

@@ -76,8 +76,9 @@ class Forwards:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model, self.made = model, Made()
         self._layers = [anatomy(model, i).layer for i in range(layer_count(model))]
-        self._can: dict[int, bool] = {0: False}
-        """Whether a forward can begin behind so many layers, where that is known."""
+        self._can: dict[tuple[int, int], bool] = {}
+        """Whether a forward of so long a context can begin behind so many layers, where that is
+        known."""
 
     def clean(self, blocks: Tensor, taps: Sequence[Tap], edits: Sequence[Tap]) -> Clean:
         """The unchanged forward of int64 `blocks` `[B, C]`: its logits, what `taps` saw, and what
@@ -88,7 +89,8 @@ class Forwards:
         with ExitStack() as hooks:
             for tap in {spot(tap): tap for tap in taps}.values():
                 hooks.callback(_listen(tap, found.acts))
-            for count in sorted(n for n in behind if self._can.get(n, True)):
+            length = blocks.shape[1]
+            for count in sorted(n for n in behind if n and self._can.get((length, n), True)):
                 hooks.callback(_keep_output(self._layers[count - 1], count, found.outputs))
             found.logits = forward_logits(self.model, blocks)
         self.made.clean += 1
@@ -97,9 +99,10 @@ class Forwards:
     def edited(self, clean: Clean, tap: Tap, edit: Edit) -> Tensor:
         """Logits, float32 `[B, C, V]`, of the batch of `clean` with `edit` applied at `tap`."""
         count = skipped(tap)
-        if count not in self._can:
-            self._can[count] = self._begins_well(clean, count)
-        begun = count if self._can[count] else 0
+        known = clean.blocks.shape[1], count
+        if count and known not in self._can:
+            self._can[known] = self._begins_well(clean, count)
+        begun = count if self._can.get(known) else 0
         with ExitStack() as stack:
             if begun:
                 stack.enter_context(self._behind(clean, begun))

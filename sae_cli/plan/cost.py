@@ -11,7 +11,8 @@ count once, however many stages share them, so costs are per job. Per token:
                      one that is spliced, and one for each control of it (at most: which ones share
                      theirs is measured): these begin at the layer that is edited; encoder and
                      decoder of each SAE, dense, on what counts and again within its splice; with
-                     controls a clean forward more, and their products
+                     controls a clean forward more, and their products; the same again at each
+                     longer context
     training         2 d_in width (encoder); where only k latents are touched, 2 k (d_in + 3 d_out)
                      (decoder, gradient of the values, of the decoder, of the encoder); where all
                      are, 2 d width for each dense product of `DENSE`
@@ -184,22 +185,28 @@ def _before(place: Stage) -> int:
 
 def _evaluation(stages: Sequence[Stage], spec: EvalSpec) -> tuple[int, int | None, int | None]:
     first, context = stages[0], _context(stages[0])
-    tokens = eval_tokens(first, spec)
+    packed = eval_tokens(first, spec)
+    texts = [(context, packed), *((c, packed // c * c) for c in spec.contexts)]
+    tokens = sum(n for _, n in texts)
     plain = [stage for stage in stages if "target" not in stage.deps]  # transcoders have none
     shown = len(plain) * len(spec.controls)
     forward = None
     if first.facts is not None:
-        logits, one = logits_flops(first.facts), forward_flops(first.facts, 1, context)
-        if one is not None and logits is not None:
-            whole = first.facts.n_layers * one + logits
-            forward = (1 + bool(shown)) * whole
+        logits = logits_flops(first.facts)
+        layers = [forward_flops(first.facts, 1, length) for length, _ in texts]
+        if all(layers) and logits is not None:
             places = {_judged(stage).key: _judged(stage) for stage in stages}
             edits = [places[key] for key in places for _ in ("zeros", "mean")]
             edits += [_judged(stage) for stage in stages]
             edits += [_judged(stage) for stage in plain for _ in spec.controls]
-            for place in edits if spec.splice else []:
-                forward += whole - _before(place) * one
-            forward *= tokens
+            forward = 0
+            for one, (_, n) in zip(layers, texts, strict=True):
+                assert one is not None
+                whole = first.facts.n_layers * one + logits
+                token = (1 + bool(shown)) * whole
+                for place in edits if spec.splice else []:
+                    token += whole - _before(place) * one
+                forward += n * token
     arithmetic, times = 0, 2 if spec.splice else 1
     for stage in stages:
         dims, width = sides(stage), sae_of(stage.deps["train"].work).width

@@ -136,8 +136,8 @@ def build(sweep: Sweep) -> Graph:
 
     def tokens(model: ModelSpec, facts: ModelFacts | None) -> Stage:
         plain = {"dtype": "float32", "attn_implementation": "sdpa", "compile": False}
-        reader = model.model_copy(update={**plain, "device_map": None})
-        name = f"{model_slug(model)}.c{spec.data.context}.{amount(spec.data.tokens)}"
+        reader = model.model_copy(update={**plain, "device_map": None, "reinit": None})
+        name = f"{model_slug(reader)}.c{spec.data.context}.{amount(spec.data.tokens)}"
         packed = spec.data.model_copy(update={"mask": MaskSpec(first_positions=first)})
         return stage("tokens", name, TokensWork(model=reader, data=packed), {}, facts)
 
@@ -199,9 +199,9 @@ def build(sweep: Sweep) -> Graph:
 def model_slug(model: ModelSpec) -> str:
     """A model's name as it stands in folder names."""
     if model.builtin is not None:
-        return model.builtin
+        return model.builtin + model.anew
     name = model.hf or model.path or ""
-    return slug(name.rstrip("/").rsplit("/", 1)[-1].lower())
+    return slug(name.rstrip("/").rsplit("/", 1)[-1].lower() + model.anew)
 
 
 def sae_work(sae: Sae, wandb: WandbSpec | None) -> TrainWork | ImportWork:

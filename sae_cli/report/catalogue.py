@@ -76,6 +76,10 @@ CATALOGUE: dict[str, Meaning] = {
     "kl.spliced_v1": Meaning(
         "KL", _NATS, "down", "mean of Σ p clean (log p clean − log p spliced)", model_level=True
     ),
+    "kl.zero_v1": Meaning(
+        "KL zero", _NATS, "none", "the same with activations set to zero",
+        ablation="zero", model_level=True,
+    ),
     "top1.agreement_v1": Meaning(
         "Top-1", "share of predictions", "up",
         "share of predictions whose most likely token is the clean pass's", model_level=True,
@@ -202,6 +206,8 @@ CATALOGUE: dict[str, Meaning] = {
         "true one, over held-out tokens",
         "{:.3f}",
     ),
+    "norm_in_v1": Meaning("Norm", "activation", "none", "mean of |x|", "{:.4g}"),
+    "norm_out_v1": Meaning("Norm out", "activation", "none", "mean of |y|", "{:.4g}"),
 }  # fmt: skip
 """In the order in which a reader wants them. x are kept activations, y reconstructions, f latents;
 sums run over the tokens that count."""

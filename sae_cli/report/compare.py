@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sae_cli.report.catalogue import meaning, ordered, unversioned
-from sae_cli.report.table import LongRow
+from sae_cli.report.table import LongRow, own
 from sae_cli.spec.base import Frozen
 
 MEASURED_ALIKE = {
@@ -144,7 +144,7 @@ def _differences(a: Sequence[LongRow], b: Sequence[LongRow]) -> list[Difference]
 
 
 def _by_metric(rows: Sequence[LongRow]) -> dict[tuple[str, str], LongRow]:
-    return {(r.metric, r.slice): r for r in rows if r.control_of is None}
+    return {(r.metric, r.slice): r for r in rows if own(r)}
 
 
 def _like(rows: dict[tuple[str, str], LongRow], plain: str, part: str) -> LongRow | None:

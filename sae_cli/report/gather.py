@@ -8,15 +8,16 @@ left parts of it out, and they are as good as unknown here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.place import folder
 from sae_cli.report.catalogue import KEPT
-from sae_cli.report.results import SaeRow, row_of
+from sae_cli.report.kin import RANDOM_MODEL, in_pairs, reinit_of
+from sae_cli.report.results import SaeRow, id_of, row_of
 from sae_cli.spec.work import StudyWork
 from sae_cli.store.atomic import read_json
 from sae_cli.store.layout import Workspace
@@ -91,11 +92,18 @@ class Scored:
     """cfg.json."""
     curve: Path
     """metrics.jsonl of the training, whether it is there or not."""
+    beside: tuple[Part, ...] = ()
+    """The numbers of SAEs of this sweep that are its controls, on the kept tokens."""
 
     @property
     def id(self) -> str:
         """The SAE's name and key, as its folder is called."""
-        return f"{self.train.slug}-{self.train.key}"
+        return id_of(self.train)
+
+    @property
+    def control_of(self) -> str | None:
+        """The id of the SAE that this one, of a model with random weights, is a control of."""
+        return self.row.control_of
 
     @property
     def measured(self) -> dict[str, Measured]:
@@ -105,7 +113,8 @@ class Scored:
     @property
     def controls(self) -> list[Part]:
         """What stands beside it on the kept tokens."""
-        return [p for p in self.parts if p.control and p.slice == KEPT and p.study is None]
+        own = [p for p in self.parts if p.control and p.slice == KEPT and p.study is None]
+        return [*own, *self.beside]
 
     @property
     def studies(self) -> list[Studied]:
@@ -114,9 +123,20 @@ class Scored:
 
 
 def gather(graph: Graph, workspace: Workspace) -> list[Scored]:
-    """The evaluated SAEs of a sweep, in the order of its cells. Raises StoreError for a damaged
-    record."""
-    return list(_each(graph, workspace))
+    """The evaluated SAEs of a sweep, in the order of its cells, controls behind their SAE. Raises
+    StoreError for a damaged record."""
+    found = list(_each(graph, workspace))
+    beside: dict[str, list[Part]] = {}
+    for each in found:
+        if each.control_of is not None:
+            named = {"name": RANDOM_MODEL, "k": None, "seed": reinit_of(each.train)}
+            beside.setdefault(each.control_of, []).append(replace(each.parts[0], control=named))
+    return [replace(each, beside=tuple(beside.get(each.id, ()))) for each in found]
+
+
+def proper(found: Iterable[Scored]) -> list[Scored]:
+    """Those that are no control of another."""
+    return [each for each in found if each.control_of is None]
 
 
 def _each(graph: Graph, workspace: Workspace) -> Iterator[Scored]:
@@ -125,7 +145,7 @@ def _each(graph: Graph, workspace: Workspace) -> Iterator[Scored]:
     studies: dict[str, list[Stage]] = {}
     for study in graph.of("study"):
         studies.setdefault(study.deps["train"].name, []).append(study)
-    for cell, train in graph.cells:
+    for cell, train, like in in_pairs(graph):
         score = evals[train.name]
         place, sae, text = folder(workspace, score), folder(workspace, train), score.deps["tokens"]
         done = read_done(place)
@@ -140,7 +160,7 @@ def _each(graph: Graph, workspace: Workspace) -> Iterator[Scored]:
         yield Scored(
             train=train,
             score=score,
-            row=row_of(cell.model, train, score, {"metrics": values}, workspace),
+            row=row_of(cell.model, train, like, score, {"metrics": values}, workspace),
             done=done,
             trained=read_done(sae),
             tokens=texts[text.key],

@@ -19,9 +19,10 @@ from sae_cli.report.elbow import elbows
 from sae_cli.report.figures import densities, layers, training, widths
 from sae_cli.report.figures import fronts as sparsity
 from sae_cli.report.figures.facets import Section, site_of
-from sae_cli.report.gather import Measured, Scored
+from sae_cli.report.gather import Measured, Scored, proper
 from sae_cli.report.palette import DARK, LIGHT, stylesheet, variables
 from sae_cli.report.pareto import METRICS, fronts
+from sae_cli.report.seeds import OverSeeds, over_seeds
 from sae_cli.report.studied import Table
 from sae_cli.report.studied import tables as study_tables
 from sae_cli.report.svg import draw
@@ -36,12 +37,13 @@ WORDS = ("SAE", "model", "layer", "site", "architecture", "width", "variant")
 
 def sections(found: Sequence[Scored]) -> list[Section]:
     """The parts of the report that hold charts."""
+    own = proper(found)
     return [
-        sparsity.section(found),
-        layers.section(found),
-        widths.section(found),
+        sparsity.section(own),
+        layers.section(own),
+        widths.section(own),
         densities.section(found),
-        layers.dead(found),
+        layers.dead(own),
         training.section(found),
     ]
 
@@ -60,8 +62,8 @@ def page(graph: Graph, found: Sequence[Scored], parts: Sequence[Section]) -> str
     studied = ordered({c.metric for table in studies for c in table.columns})
     return environment.from_string(template).render(
         sweep=graph.sweep.spec.name,
-        lede=_lede(found),
-        glance=_glance(found),
+        lede=_lede(proper(found), len(found)),
+        glance=_glance(proper(found)),
         facts=_facts(found),
         sections=[
             {"name": s.name, "title": s.title, "note": s.note, "empty": s.empty,
@@ -73,6 +75,7 @@ def page(graph: Graph, found: Sequence[Scored], parts: Sequence[Section]) -> str
         formulas=[(name, meaning(name)) for name in [*metrics, *studied]],
         studies=[(table, _study_lines(table)) for table in studies],
         saes=[_line(s, metrics) for s in found],
+        over_seeds=[_mean_line(each, metrics) for each in over_seeds(found)],
         numbers=Markup(_numbers(graph, found)),
         light=Markup(variables(LIGHT)),
         dark=Markup(variables(DARK)),
@@ -82,7 +85,8 @@ def page(graph: Graph, found: Sequence[Scored], parts: Sequence[Section]) -> str
     )  # fmt: skip
 
 
-def _lede(found: Sequence[Scored]) -> str:
+def _lede(found: Sequence[Scored], of: int) -> str:
+    """Of those that are no control of another, of so many."""
     rows = [s.row for s in found]
     places = {(r.model, r.layer, site_of(r)) for r in rows}
     models, archs = _unique(r.model for r in rows), _unique(r.arch for r in rows)
@@ -92,6 +96,7 @@ def _lede(found: Sequence[Scored]) -> str:
         f"{_count(len(rows), 'SAE')} of {' and '.join(models)} at {_count(len(places), 'place')} "
         f"({', '.join(_unique(site_of(r) for r in rows))}; "
         f"{_count(len({r.layer for r in rows}), 'layer')}): {', '.join(archs)}, {span} latents."
+        + (f" {_count(of - len(rows), 'control')} on random weights." if of > len(rows) else "")
     )
 
 
@@ -134,7 +139,8 @@ def _facts(found: Sequence[Scored]) -> list[tuple[str, list[str]]]:
 def _short(model: ModelSpec) -> str:
     """A revision that fits into a line; the table has all of it."""
     kind, _, digits = (revision(model) or "").rpartition(":")
-    return f"{kind} {digits[:16]}".strip() or "revision unknown"
+    anew = "" if model.reinit is None else f", weights drawn anew from seed {model.reinit}"
+    return (f"{kind} {digits[:16]}".strip() or "revision unknown") + anew
 
 
 def _keys(found: Sequence[Scored]) -> str:
@@ -178,14 +184,36 @@ def _line(scored: Scored, metrics: Sequence[str]) -> dict[str, Any]:
         "id": scored.id,
         "train_key": row.train_key,
         "name": scored.id.removeprefix(f"{row.model}."),
+        "control": scored.control_of and f"random_model, a control of {scored.control_of}",
         "words": (row.model, row.layer, site_of(row), row.arch, row.width, row.variant),
+        "cells": cells,
+    }
+
+
+def _mean_line(each: OverSeeds, metrics: Sequence[str]) -> dict[str, Any]:
+    cells = []
+    for metric in metrics:
+        one, about = each.metrics.get(metric), meaning(metric)
+        if one is None or one.value is None or one.low is None or one.high is None:
+            reason = "it was not measured" if one is None else one.reason
+            cells.append({"metric": metric, "told": about.told(None), "tip": reason})
+            continue
+        told = f"{about.told(one.value)} ± {about.told(one.value - one.low)}"
+        tip = f"interval {about.told(one.low)} to {about.told(one.high)}"
+        cells.append({"metric": metric, "told": told, "tip": tip})
+    return {
+        "id": each.id,
+        "name": each.id.removeprefix(f"{each.model}."),
+        "control": each.control_of and f"random_model, a control of {each.control_of}",
+        "model": each.model,
+        "seeds": ", ".join(map(str, each.seeds)),
         "cells": cells,
     }
 
 
 def _numbers(graph: Graph, found: Sequence[Scored]) -> str:
     """What the page shows, for programs; `<` is escaped, so that no text can end the element."""
-    rows = [s.row for s in found]
+    rows = [s.row for s in proper(found)]
     whole = {
         "version": VERSION,
         "sweep": graph.sweep.spec.name,
@@ -210,6 +238,7 @@ def _numbers(graph: Graph, found: Sequence[Scored]) -> str:
         ],
         "fronts": [f.model_dump() for metric in METRICS for f in fronts(rows, metric)],
         "elbows": [e.model_dump() for e in elbows(rows)],
+        "seeds": [e.model_dump() for e in over_seeds(found)],
     }
     return json.dumps(whole, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sae_cli.plan.graph import Graph, Stage, variant
 from sae_cli.plan.place import folder
+from sae_cli.report.kin import in_pairs
 from sae_cli.spec.base import Frozen
 from sae_cli.spec.work import CacheWork, sae_of
 from sae_cli.store.layout import Workspace
@@ -39,24 +40,37 @@ class SaeRow(Frozen):
     """Metric name -> value; formulas in `sae_cli.stages.metrics`."""
     path: str
     """Folder of the trained SAE."""
+    control_of: str | None = None
+    """Of an SAE of a model with random weights: `slug-key` of the SAE that it is a control of."""
+
+
+def id_of(train: Stage) -> str:
+    """An SAE's name and key, as its folder is called."""
+    return f"{train.slug}-{train.key}"
 
 
 def rows(graph: Graph, workspace: Workspace) -> list[SaeRow]:
-    """The evaluated SAEs of a sweep, in the order of its cells."""
+    """The evaluated SAEs of a sweep, in the order of its cells, controls behind their SAE."""
     evals = {s.deps["train"].name: s for s in graph.of("eval")}
     out = []
-    for cell, train in graph.cells:
+    for cell, train, like in in_pairs(graph):
         score = evals[train.name]
         done = read_done(folder(workspace, score))
         if done is not None:
-            out.append(row_of(cell.model, train, score, done.summary, workspace))
+            out.append(row_of(cell.model, train, like, score, done.summary, workspace))
     return out
 
 
 def row_of(
-    model: str, train: Stage, score: Stage, summary: dict[str, Any], workspace: Workspace
+    model: str,
+    train: Stage,
+    like: Stage | None,
+    score: Stage,
+    summary: dict[str, Any],
+    workspace: Workspace,
 ) -> SaeRow:
-    """The row of one SAE: `summary` is that of its evaluation's record."""
+    """The row of one SAE, a control of `like` if that is there: `summary` is that of its
+    evaluation's record."""
     capture = train.deps["cache"].work
     sae = sae_of(train.work)
     assert isinstance(capture, CacheWork) and sae.width is not None
@@ -73,4 +87,5 @@ def row_of(
         variant=" ".join(variant(sae)),
         metrics=summary["metrics"],
         path=str(folder(workspace, train).path),
+        control_of=None if like is None else id_of(like),
     )

@@ -17,6 +17,8 @@ from sae_cli.plan.graph import Stage
 from sae_cli.plan.place import record_of
 from sae_cli.report.catalogue import KEPT, Ablation, Direction, meaning, version_of
 from sae_cli.report.gather import Measured, Part, Scored
+from sae_cli.report.kin import RANDOM_MODEL
+from sae_cli.report.seeds import Group, groups
 from sae_cli.spec.base import Frozen
 from sae_cli.spec.stages import MaskSpec, ModelSpec, Source
 from sae_cli.spec.work import CacheWork, TokensWork, sae_of
@@ -29,10 +31,11 @@ PER_LATENT = ("dead_fraction_v1", "dense_fraction_v1")
 class LongRow(Frozen):
     """One number of one SAE, with all that is needed to know what it means."""
 
-    run_id: str
-    """Key of the evaluation, or of the study."""
+    run_id: str | None
+    """Key of the evaluation, or of the study; null of a mean over seeds, which is of several."""
     sae_id: str
-    """Name and key of the SAE; a control's row has that of the SAE it stands beside."""
+    """Name and key of the SAE; a control's row has that of the SAE it stands beside, but that of
+    an SAE of a random model its own, and a mean over seeds that of the SAEs without a seed."""
     sae_sha256: str | None
     """Of the weights, as the training's record has it."""
     model_id: str
@@ -47,12 +50,13 @@ class LongRow(Frozen):
     expansion: float | None
     """d_sae / d_in."""
     arch: str
-    """Of a control: its name."""
+    """Of a control: its name, as `random_model` of an SAE of a model with random weights."""
     k_or_lambda: float | None
     """The sparsity field of the architecture: k, l0, l1 or tanh; a control's components a token."""
     train_tokens: int | None
     seed: int | None
-    """Of the training; of a control, what it was drawn with."""
+    """Of the training; of a control that was not trained, what it was drawn with; null of a mean
+    over seeds."""
     metric: str
     metric_version: int | None
     value: float | None
@@ -62,14 +66,16 @@ class LongRow(Frozen):
     null_reason: str | None
     """Why there is no value."""
     ci_low: float | None = None
-    """Ends of the confidence interval, where the evaluation made one."""
+    """Ends of the confidence interval: over documents where the evaluation made one, by Student's t
+    of a mean over seeds."""
     ci_high: float | None = None
     n_tokens: int | None = None
     """Tokens, or predictions of a metric of the model, that were counted."""
     n_seqs: int | None = None
     """Documents that the interval was drawn from."""
     n_units: int | None = None
-    """Latents that a share of latents is of; what a study's figure is over (labels, examples)."""
+    """Latents that a share of latents is of; what a study is over (labels, examples); seeds that a
+    mean is of."""
     mask_policy: str
     outlier_multiple: float | None
     n_masked: int | None = None
@@ -88,9 +94,9 @@ class LongRow(Frozen):
     """Of the bootstrap behind intervals."""
     judge_model: str | None = None
     control_of: str | None = None
-    """`sae_id` of the SAE that this row is a control of; null for an SAE's own."""
+    """`sae_id` of what this row is a control of; null for an SAE's own."""
     wall_s: float | None
-    """Seconds of the whole evaluation, which shares its forwards with others."""
+    """Seconds of the whole evaluation, which shares its forwards with others; null of a mean."""
     device: str | None = None
     tool_version: str
     git_sha: str | None = None
@@ -105,9 +111,16 @@ class LongRow(Frozen):
 COLUMNS = tuple(LongRow.model_fields)
 
 
+def own(row: LongRow) -> bool:
+    """Whether a row is of the SAE that it names: not of a control that was judged beside it."""
+    return row.control_of != row.sae_id
+
+
 def long_rows(found: Sequence[Scored]) -> list[LongRow]:
-    """The rows of these SAEs: each one's own metrics first, then its slices and controls."""
-    return [row for each in found for row in _rows(each)]
+    """The rows of these SAEs: each one's own metrics first, then its slices and controls. Behind
+    all of them, means over seeds, of SAEs of which there are enough."""
+    means = [row for group, control_of in groups(found) for row in _means(group, control_of)]
+    return [row for each in found for row in _rows(each)] + means
 
 
 def jsonl(rows: Sequence[LongRow]) -> bytes:
@@ -125,6 +138,27 @@ def _rows(scored: Scored) -> list[LongRow]:
         for part in scored.parts
         for name, found in part.measured.items()
     ]
+
+
+def _means(group: Group, control_of: str | None) -> list[LongRow]:
+    """Of each slice and metric, what the SAEs of all seeds say together."""
+    each = [_base(scored) for scored in group.members]
+    hashes = "".join(base["config_hash"] for base in each).encode("ascii")
+    base = each[0] | {
+        **dict.fromkeys(("run_id", "sae_sha256", "seed", "eval_seed", "wall_s")),
+        "sae_id": group.id,
+        "control_of": control_of,
+        "config_hash": hashlib.sha256(hashes).hexdigest(),
+        "created_at": max(base["created_at"] for base in each),
+    }
+    rows = []
+    for parts, found in group.parts():
+        alike = len({(part.tokens, part.predictions) for part in parts}) == 1
+        for name, one in found.items():
+            said = _number(group.members[0], parts[0], name, one)
+            said |= {"n_units": len(parts), "n_tokens": said["n_tokens"] if alike else None}
+            rows.append(LongRow.model_validate(base | said))
+    return rows
 
 
 def _beside(scored: Scored, part: Part) -> dict[str, Any]:
@@ -205,7 +239,8 @@ def _base(scored: Scored) -> dict[str, Any]:
         "d_in": d_in,
         "d_sae": row.width,
         "expansion": row.width / d_in if d_in else None,
-        "arch": row.arch,
+        "arch": row.arch if scored.control_of is None else RANDOM_MODEL,
+        "control_of": scored.control_of,
         "k_or_lambda": getattr(spec, spec.sparsity[1]),
         "train_tokens": getattr(spec, "num_tokens", None),  # of what others trained: not known
         "seed": getattr(spec, "seed", None),
@@ -229,7 +264,8 @@ def _config_hash(stage: Stage) -> str:
 
 
 def _model_id(model: ModelSpec, name: str) -> str:
-    return model.hf or model.builtin or name
+    known = model.hf or model.builtin
+    return name if known is None else known + model.anew
 
 
 def revision(model: ModelSpec) -> str | None:

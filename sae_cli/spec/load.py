@@ -153,6 +153,8 @@ def _files(spec: SweepSpec, broken: Collection[str] = ()) -> list[Problem]:
     for name, model in spec.models.items():
         if model.path is not None and (wrong := models.no_model_folder(model.path)):
             problems.append(Problem(("models", name, "path"), wrong))
+    if "data" not in broken:
+        problems += _contexts(spec)
     held, wanted = spec.data.heldout_tokens, spec.eval.tokens
     if wanted is not None and wanted > held and "data" not in broken:
         problems.append(
@@ -176,3 +178,18 @@ def _nothing_to_probe(spec: SweepSpec, found: Mapping[str, ModelSpec]) -> list[P
             "tasks: [{path: reviews.jsonl}]",
         )
     ]
+
+
+def _contexts(spec: SweepSpec) -> list[Problem]:
+    """Contexts to evaluate on that the held-out blocks can't be joined to."""
+    size, data, at = spec.data.context, spec.data, ("eval", "contexts")
+    held = -(-min(data.heldout_tokens, spec.eval.tokens or data.heldout_tokens) // size) * size
+    problems = []
+    for length in spec.eval.contexts:
+        if length % size or length <= size:
+            what = f"{length} is no multiple, twice at least, of data.context, which is {size}"
+            problems.append(Problem(at, f"{what}: held-out blocks are joined"))
+        elif length > held:
+            what = f"{held} held-out tokens have no context of {length}"
+            problems.append(Problem(at, f"{what}: raise data.heldout_tokens"))
+    return problems

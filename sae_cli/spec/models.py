@@ -24,7 +24,7 @@ def resolve(name: str, sweep: SweepSpec, loc: Loc) -> ModelSpec:
         own = sweep.models[name]
         if own.path is not None and (wrong := no_model_folder(own.path)):
             raise SpecProblems([Problem(("models", name, "path"), wrong)])
-        return own
+        return own if own.reinit is None else _like_its_preset(own)
     if name in PRESETS:
         return PRESETS[name].model
     path = local(name)
@@ -45,6 +45,15 @@ def resolve(name: str, sweep: SweepSpec, loc: Loc) -> ModelSpec:
             )
         ]
     )
+
+
+def _like_its_preset(own: ModelSpec) -> ModelSpec:
+    """A control differs from the model that it stands beside in what is said of it alone."""
+    for preset in PRESETS.values():
+        if (own.hf, own.builtin) == (preset.model.hf, preset.model.builtin) and not own.path:
+            given = {name: getattr(own, name) for name in own.model_fields_set}
+            return ModelSpec.model_validate(preset.model.model_dump() | given)
+    return own
 
 
 def local(text: str) -> Path:

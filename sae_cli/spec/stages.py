@@ -61,10 +61,26 @@ class ModelSpec(Frozen):
     disk (needs the package accelerate). null puts all of it on one device."""
     trust_remote_code: bool = False
     """Run Python code that comes with a model repository. Off unless you say so."""
+    reinit: Annotated[Count | None, Later()] = None
+    """A control: the same model, its every weight drawn anew from this seed, each tensor with the
+    mean and standard deviation that it had. SAEs on it are shown beside those of the model itself
+    where a sweep has both. Of a preset's model, what is left out here is as the preset has it."""
+
+    @property
+    def anew(self) -> str:
+        """What stands behind the model's name where its weights are drawn anew, `-random0`."""
+        return "" if self.reinit is None else f"-random{self.reinit}"
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSpec:
         exactly_one(self, "hf", "path", "builtin")
+        if self.reinit is not None and self.device_map is not None:
+            raise PydanticCustomError(
+                "reinit_spread",
+                "reinit and device_map can't be combined: weights that were put to disk can't be "
+                "drawn anew",
+                {"field": "reinit"},
+            )
         if self.compile and self.device_map is not None:
             raise PydanticCustomError(
                 "compile_spread",
@@ -256,6 +272,18 @@ class EvalSpec(Frozen):
     """What is judged beside each SAE at its L0: `pca` (principal directions of training
     activations), `neurons` (the site's own coordinates), `random` (as many random directions as
     the SAE has latents). They add a pass over the held-out text and enter the key."""
+    contexts: Annotated[tuple[PositiveInt, ...], Later()] = ()
+    """Longer contexts to judge on besides, multiples of `data.context`, for example `[512, 1024]`:
+    held-out blocks are joined. Each adds a pass over the held-out text and slices of its own, also
+    of the positions that training never saw."""
+    chat: Annotated[bool, Later()] = False
+    """Slices of the tokens of chat documents, by role where that can be told, and of the others."""
+
+    @field_validator("contexts")
+    @classmethod
+    def _contexts_in_one_order(cls, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        """Their order changes nothing, so it must not change the key."""
+        return tuple(sorted(set(lengths)))
 
     @field_validator("controls")
     @classmethod

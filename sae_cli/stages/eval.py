@@ -5,7 +5,8 @@ spliced forward a batch, which begins at its layer (`lm.restart`). Where they do
 together, they are judged in rounds (`eval_rounds`). A number depends on its SAE alone, never on
 who else is judged with it. Where `eval.controls` names some, each round has a second pass, for the
 controls of its SAEs (`eval_controls`): where an SAE is at least as wide as its site, they take no
-more memory than it took.
+more memory than it took. Each longer context (`eval.contexts`) makes a pass longer by the same
+text, joined (`eval_text`).
 
 Where a token does not count, every pass keeps the original activation, so clean, spliced and
 ablated runs differ only where the SAE is being judged. A transcoder's prediction takes the place of
@@ -14,11 +15,9 @@ what is there. Nothing before that site is changed, so what it reads is that of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from sae_cli.errors import ModelError, StoreError
@@ -32,7 +31,8 @@ from sae_cli.spec.work import CacheWork, EvalWork, TokensWork
 from sae_cli.stages.eval_controls import Controls
 from sae_cli.stages.eval_place import Batch, Counts, Place, Site
 from sae_cli.stages.eval_rounds import Seat, room_for, rounds
-from sae_cli.stages.eval_sae import SPLIT, Judged
+from sae_cli.stages.eval_sae import Judged
+from sae_cli.stages.eval_text import Texts
 from sae_cli.stages.grid_memory import free_memory
 from sae_cli.stages.passes import Passes
 from sae_cli.stages.scores import Scores
@@ -53,15 +53,17 @@ def run(tasks: Sequence[Task]) -> None:
     assert isinstance(capture, CacheWork)
     device = pick_device(first.device)
     model = load_model(capture.model, device)
-    text = _Text(first, work.eval, source.data.context, device)
-    seats = _seats(tasks, model, device, text.documents)
+    texts = Texts(BlockReader(first.deps["tokens"].path), work.eval, model, device)
+    if work.eval.chat:
+        texts.tell_chats(source.model)
+    seats = _seats(tasks, model, device, texts)
     on_device, on_host = free_memory(first.device)
     free = on_host if on_device is None else on_device
-    going = rounds(seats, room_for(free, model, text.per * text.context))
+    going = rounds(seats, room_for(free, model, texts.batch_tokens))
     one = first.slug if len(tasks) == 1 else f"{len(tasks)} SAEs of {model_name(capture.model)}"
     controls = _controls(first, work.eval, model, device)
-    text.passes = 1 if controls is None else 2
-    first.report.begin(one, len(going) * text.passes * text.tokens, 0, "tokens")
+    texts.passes = 1 if controls is None else 2
+    first.report.begin(one, len(going) * texts.passes * texts.tokens, 0, "tokens")
     if len(going) > 1:
         first.report.note(
             f"{len(seats)} SAEs are judged in {len(going)} rounds: together they need more memory "
@@ -72,20 +74,20 @@ def run(tasks: Sequence[Task]) -> None:
         judged = _judged(some, device)
         tasks = [each.task for each in judged]
         if judged:
-            _round(forwards, judged, tasks, text, work.eval.splice, number * text.passes)
+            _round(forwards, judged, tasks, texts, work.eval.splice, number * texts.passes)
             made += len(judged)
             judged_sites |= {each.place.site for each in judged}
             for each in judged:
                 each.drop()
         beside = [] if controls is None else controls.beside(judged)
         if controls is not None and beside:
-            _round(forwards, beside, tasks, text, work.eval.splice, number * text.passes + 1)
+            _round(forwards, beside, tasks, texts, work.eval.splice, number * texts.passes + 1)
             shown += len(beside)
             controls.settle()
         del beside
         if number == len(going) - 1:
             edits = 2 * len(judged_sites) + made + shown if work.eval.splice else 0
-            least = len(text.starts) * (1 + bool(shown) + edits) if made else 0
+            least = texts.batches * (1 + bool(shown) + edits) if made else 0
             first.report.note(_told(forwards, least))
         for each in judged:
             each.write(work.eval, () if controls is None else controls.records(each))
@@ -100,43 +102,8 @@ def _controls(
     return Controls(spec, model, passes, device)
 
 
-class _Text:
-    """The held-out blocks that are used, batch by batch."""
-
-    def __init__(self, task: Task, spec: EvalSpec, context: int, device: torch.device) -> None:
-        self._blocks, self._device = BlockReader(task.deps["tokens"].path), device
-        there = self._blocks.n_blocks(SPLIT)
-        self.context = context
-        self._count = there if spec.tokens is None else min(there, -(-spec.tokens // context))
-        self.per = max(1, spec.batch_tokens // context)
-        """Blocks in a batch, at most."""
-        self.tokens = self._count * context
-        self.starts = range(0, self._count, self.per)
-        self.passes = 1
-        """How often a round goes over it."""
-        some = [np.unique(self._documents(start)) for start in self.starts]
-        self._numbers = np.unique(np.concatenate(some))
-        self.documents = len(self._numbers)
-        """How many documents the text is of."""
-
-    def _documents(self, start: int) -> NDArray[np.int64]:
-        return self._blocks.document(SPLIT, start, min(start + self.per, self._count))
-
-    def __iter__(self) -> Iterator[tuple[int, Batch]]:
-        """Tokens so far, and a batch."""
-        for start in self.starts:
-            stop = min(start + self.per, self._count)
-            tokens = torch.from_numpy(self._blocks.tokens(SPLIT, start, stop).astype(np.int64))
-            reasons = self._blocks.reasons(SPLIT, start, stop)
-            found = torch.from_numpy(np.searchsorted(self._numbers, self._documents(start)))
-            yield (
-                stop * self.context,
-                Batch(tokens.to(self._device), reasons, found.to(self._device)),
-            )
-
-
 def _seats(
-    tasks: Sequence[Task], model: PreTrainedModel, device: torch.device, documents: int
+    tasks: Sequence[Task], model: PreTrainedModel, device: torch.device, texts: Texts
 ) -> list[Seat]:
     """Each task with its place, of which there is one for all that read and write the same."""
     sites: dict[str, Site] = {}
@@ -152,7 +119,9 @@ def _seats(
             task.fail(error)
             continue
         pair = sites[roles[0].key], sites[roles[-1].key]
-        seats.append(Seat(task, places.setdefault(pair, Place(*pair, documents))))
+        if pair not in places:
+            places[pair] = texts.place(*pair)
+        seats.append(Seat(task, places[pair]))
     return seats
 
 
@@ -171,22 +140,25 @@ def _round(
     forwards: Forwards,
     judged: Sequence[Scores],
     tasks: Sequence[Task],
-    text: _Text,
+    texts: Texts,
     splice: bool,
     before: int,
 ) -> None:
     """All the text for these coders, on behalf of the round's tasks; so many passes went
     `before`."""
-    own = before % text.passes * text.tokens
-    for done, some in text:
-        batch(forwards, judged, some, splice)
-        for task in tasks:
-            task.progress(own + done, text.passes * text.tokens)
-        tasks[0].report.at(before * text.tokens + done)
-        if done < text.tokens:
-            tasks[0].leave("its start: an evaluation begins again")
-    for each in judged:
-        each.place.seen = True
+    own, whole, gone = before % texts.passes * texts.tokens, texts.passes * texts.tokens, 0
+    for name, text in texts.all.items():
+        shown = [each if name is None else each.longer[name] for each in judged]
+        for done, some in text:
+            batch(forwards, shown, some, splice)
+            for task in tasks:
+                task.progress(own + gone + done, whole)
+            tasks[0].report.at(before * texts.tokens + gone + done)
+            if gone + done < texts.tokens:
+                tasks[0].leave("its start: an evaluation begins again")
+        for each in shown:
+            each.place.seen = True
+        gone += text.tokens
 
 
 def batch(forwards: Forwards, judged: Sequence[Scores], some: Batch, splice: bool) -> None:
@@ -203,9 +175,7 @@ def batch(forwards: Forwards, judged: Sequence[Scores], some: Batch, splice: boo
         kept = clean.acts[spot(place.read.tap)][here.keep]
         wanted = clean.acts[spot(place.site.tap)][here.keep]
         if not place.seen:
-            place.centred.add(wanted, here.kept_by_document)
-            loud = clean.acts[spot(place.site.tap)][here.outliers]
-            place.centred_outliers.add(loud, here.outliers_by_document)
+            place.see(clean.acts[spot(place.site.tap)], here)
         for each in judged:
             if each.place is not place:
                 continue

@@ -24,7 +24,7 @@ from sae_cli.spec.stages import EvalSpec
 from sae_cli.stages.eval_place import Place, Site
 from sae_cli.stages.eval_sae import Judged
 from sae_cli.stages.passes import Passes
-from sae_cli.stages.scores import Scores
+from sae_cli.stages.scores import Scores, blank
 
 PCA_TOKENS = 2**16
 """Training tokens, the first ones, that directions are of; all where there are fewer."""
@@ -130,20 +130,3 @@ class Controls:
 def _rounded(each: Judged) -> int:
     """The SAE's L0 as a whole number; 0 where there is none."""
     return int((each.rebuilt.result()["l0_v1"].value or 0.0) + 0.5)
-
-
-def blank(record: dict[str, Any], reason: Any) -> dict[str, Any]:
-    """A record of the same form in which every number is null for that reason."""
-    nothing = {
-        "metrics": {"value": None, "reason": reason},
-        "intervals": {"low": None, "high": None, "n_docs": 0, "reason": reason},
-    }
-    out: dict[str, Any] = {}
-    for name, part in record.items():
-        if name in nothing:
-            out[name] = {metric: dict(nothing[name]) for metric in part}
-        elif name == "slices":
-            out[name] = {each: blank(one, reason) for each, one in part.items()}
-        else:
-            out[name] = 0
-    return out

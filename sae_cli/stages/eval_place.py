@@ -7,7 +7,8 @@ once. A transcoder is judged at the site that it predicts, on tokens that count 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -43,6 +44,8 @@ class Batch:
     """[b, C]: why a token does not count, as packing found."""
     documents: Tensor
     """int64 [b, C], on the device: the document of each token, numbered from 0 in the text."""
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    """bool [b, C], on the device, by name: tokens that are looked at apart, where they count."""
 
 
 class Site:
@@ -82,6 +85,8 @@ class Counts:
         self._documents = batch.documents
         self.keep = torch.from_numpy(keep).to(device)
         """The tokens that count."""
+        self.parts = {name: self.keep & part for name, part in batch.parts.items()}
+        """Those of each part that count."""
         self.outliers = torch.from_numpy(loud & ~keep).to(device)
         """Those that would count but for their norm."""
         self.sources = torch.from_numpy(special & marker).to(device)
@@ -99,6 +104,17 @@ class Counts:
         """The documents of the tokens that count."""
         return Segments(self._documents[self.keep])
 
+    def part(self, name: str) -> tuple[Tensor, Segments]:
+        """Which of the tokens that count are of a part, bool [n], and their documents."""
+        if name not in self._parts:
+            chosen = self.parts[name]
+            self._parts[name] = chosen[self.keep], Segments(self._documents[chosen])
+        return self._parts[name]
+
+    @cached_property
+    def _parts(self) -> dict[str, tuple[Tensor, Segments]]:
+        return {}
+
     @cached_property
     def outliers_by_document(self) -> Segments:
         """The documents of those that would but for their norm."""
@@ -108,14 +124,23 @@ class Counts:
 class LossSlices:
     """Predictions, and some of them apart, from the same logits."""
 
-    def __init__(self, documents: int = 0) -> None:
-        """`documents` is how many the text has."""
+    def __init__(self, documents: int = 0, parts: Iterable[str] = ()) -> None:
+        """`documents` is how many the text has; `parts` are of the tokens that count."""
         self.kept = LossMeter(documents)
         self.special_sources = LossMeter(documents)
         """Made at special tokens. Where the mask drops these, they keep their activation, and what
         is measured is what the rest of the text does to them."""
         self.special_targets = LossMeter(documents)
         """Made at tokens that count, of special tokens."""
+        self.parts = {name: LossMeter(documents) for name in parts}
+
+    def of(self, name: str) -> LossMeter:
+        """The meter of a slice."""
+        if name in self.parts:
+            return self.parts[name]
+        meter = getattr(self, name)
+        assert isinstance(meter, LossMeter)
+        return meter
 
     def update(self, clean: Clean, changed: Tensor, counts: Counts) -> None:
         """Count a batch by its logits `[b, C, V]`."""
@@ -123,6 +148,7 @@ class LossSlices:
             (self.kept, counts.keep),
             (self.special_sources, counts.sources),
             (self.special_targets, counts.targets),
+            *((meter, counts.parts[name]) for name, meter in self.parts.items()),
         ):
             meter.update(clean.logits, changed, clean.blocks, chosen, counts.documents)
 
@@ -130,13 +156,25 @@ class LossSlices:
 class Place:
     """Where SAEs read and where they are judged."""
 
-    def __init__(self, read: Site, site: Site, documents: int) -> None:
-        """`site` is another one than `read` of transcoders alone; the text has so many
-        `documents`."""
+    def __init__(
+        self,
+        read: Site,
+        site: Site,
+        documents: int,
+        parts: Iterable[str] = (),
+        absent: Mapping[str, str] | None = None,
+    ) -> None:
+        """`site` is another one than `read` of transcoders alone; the text has so many `documents`,
+        `parts` that are looked at apart, and others that it can't have, with why."""
         self.read, self.site, self.n_documents = read, site, documents
-        self.zero_loss, self.mean_loss = LossSlices(documents), LossSlices(documents)
+        self.parts, self.absent = tuple(parts), dict(absent or {})
+        self.longer: dict[str, Place] = {}
+        """The same place on the same text at longer contexts, by the name of the slices."""
+        self.zero_loss = LossSlices(documents, self.parts)
+        self.mean_loss = LossSlices(documents, self.parts)
         self.centred = CentredSums(site.mean, documents)
         """Of the tokens that count."""
+        self.centred_parts = {name: CentredSums(site.mean, documents) for name in self.parts}
         self.centred_outliers = CentredSums(site.mean, documents)
         self.seen = False
         """Whether all of these have seen all the text."""
@@ -146,6 +184,15 @@ class Place:
         sites = [self.site] if self.read is self.site else [self.site, self.read]
         found = [(s, s.reasons(clean.acts[spot(s.tap)], batch.reasons)) for s in sites]
         return Counts(batch, found)
+
+    def see(self, acts: Tensor, counts: Counts) -> None:
+        """Count what the clean pass gave at `site`, `[b, C, d]`."""
+        kept = acts[counts.keep]
+        self.centred.add(kept, counts.kept_by_document)
+        self.centred_outliers.add(acts[counts.outliers], counts.outliers_by_document)
+        for name, sums in self.centred_parts.items():
+            chosen, segments = counts.part(name)
+            sums.add(kept[chosen], segments)
 
     def ablations(self) -> tuple[tuple[LossSlices, Edit], tuple[LossSlices, Edit]]:
         """Each with its meters: to zero, and to the mean that training saw."""

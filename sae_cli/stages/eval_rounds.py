@@ -26,7 +26,8 @@ DENSE = 5
 THIN = 100
 """Bytes a token and dimension that counting errors takes: about a dozen tensors in float64."""
 CENTRED = 3
-"""float64 tensors [documents, d] of a place: of tokens that count, of outliers, and of both."""
+"""float64 tensors [documents, d] of a place: of tokens that count, of outliers, and of both; one
+more for each part that is looked at apart."""
 LOGITS = 3
 """float32 tensors [tokens, vocabulary]: the clean ones, the edited ones, and those not widened."""
 LOSS = 8
@@ -79,7 +80,8 @@ def need(seats: Sequence[Seat], model: PreTrainedModel, tokens: int) -> int:
     dims = max(seen.values())
     places = {seat.place for seat in seats}
     units = min(UNITS, max(place.n_documents for place in places))
-    by_document = 8 * units * sum(CENTRED * place.site.tap.dim for place in places)
+    sums = {p: CENTRED + len(p.parts) for place in places for p in (place, *place.longer.values())}
+    by_document = 8 * units * sum(n * place.site.tap.dim for place, n in sums.items())
     weights = [_weights(seat) for seat in seats]
     kept = sum(weights) + by_document + tokens * size * (sum(seen.values()) + d * len(begun))
     encode = tokens * (4 * DENSE * max(map(_width, seats)) + THIN * dims + 8 * min(units, tokens))

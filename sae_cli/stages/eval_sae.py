@@ -19,6 +19,25 @@ What stands at the top is the slice `kept`: the tokens that the stored mask lets
     special_sources  metrics of predictions alone: those made at special tokens
     special_targets  likewise: those of special tokens, made at tokens that count
 
+With `eval.chat`, of the tokens that count, all metrics, `tokens` and `predictions`:
+
+    chat             those of documents that hold a special token which the tokenizer's chat
+                     template writes around a message, and which plain text has not (`lm.turns`)
+    plain            those of all other documents
+    chat:ROLE        those of chats between what the template writes before a message of that role
+                     (assistant, system, user) and the next special token. A turn that begins
+                     otherwise has no role. Where `data.train_on` names roles, other ones' tokens
+                     do not count, so they are in no slice
+
+With `eval.contexts`, for each length C, the same held-out blocks joined to contexts of C, so that
+only the first positions of these are masked, and a token sees up to C - 1 before it:
+
+    context=C:kept   all tokens that count, all metrics
+    context=C:beyond those at positions, from 0, of `data.context` or more, which training never saw
+
+A slice that can't be (a template without special tokens, a model of fewer positions) is null and
+says why. In all of them the mask is the one in all passes: what does not count is not replaced.
+
 `controls` has a row for each of `eval.controls`, in the order of their names: `name`; `of`, the
 key of the SAE's training that it stands beside; `k`, how many components a token has; `seed`, null
 where nothing is drawn; where there can be no such control, `reason`, and all numbers null. Every

@@ -81,7 +81,7 @@ def splice_metrics(
     activations set to zero, and with them set to the stored mean; `none` says what it means that
     there are none. In nats:
 
-    - `ce.clean_v1`, `ce.spliced_v1`, `ce.zero_v1`, `ce.mean_v1`, `kl.spliced_v1`,
+    - `ce.clean_v1`, `ce.spliced_v1`, `ce.zero_v1`, `ce.mean_v1`, `kl.spliced_v1`, `kl.zero_v1`,
       `top1.agreement_v1`                see `LossMeter`
     - `ce.delta_v1`                      ce.spliced - ce.clean
     - `ce_recovered.zero_v1`, `.mean_v1` (ce.ablated - ce.spliced) / (ce.ablated - ce.clean), a
@@ -90,7 +90,7 @@ def splice_metrics(
     assert spliced.n == zero.n == mean.n
     n, clean = spliced.n, spliced.ce_clean
     sums = {name: getattr(spliced, name) for name in SUMS}
-    sums |= {"zero": zero.ce_changed, "mean": mean.ce_changed}
+    sums |= {"zero": zero.ce_changed, "mean": mean.ce_changed, "kl_zero": zero.kl}
     found = {}
     for name, (numerator, denominator) in _figures(sums).items():
         if n == 0:
@@ -112,9 +112,11 @@ def splice_intervals(
     values: dict[str, Tensor] = {}
     if (own := parts[0]) is not None:
         t = dict(zip(SUMS, own.unbind(1), strict=True))
-        at = SUMS.index("ce_changed")
-        for name, part in zip(("zero", "mean"), parts[1:], strict=True):
-            t[name] = torch.full_like(t["n"], torch.nan) if part is None else part[:, at]
+        ablated = (("zero", "ce_changed", 1), ("mean", "ce_changed", 2), ("kl_zero", "kl", 1))
+        for name, summed, which in ablated:
+            part = parts[which]
+            lost = torch.full_like(t["n"], torch.nan)
+            t[name] = lost if part is None else part[:, SUMS.index(summed)]
         for name, (numerator, denominator) in _figures(t).items():
             there = denominator > 0
             values[name] = torch.where(there, numerator / denominator, torch.nan)
@@ -133,6 +135,7 @@ def _figures(t: Mapping[str, Any]) -> Figures:
         "ce.mean_v1": (t["mean"], n),
         "ce.delta_v1": (spliced - clean, n),
         "kl.spliced_v1": (t["kl"], n),
+        "kl.zero_v1": (t["kl_zero"], n),
         "top1.agreement_v1": (t["agree"], n),
         "ce_recovered.zero_v1": (t["zero"] - spliced, t["zero"] - clean),
         "ce_recovered.mean_v1": (t["mean"] - spliced, t["mean"] - clean),

@@ -23,7 +23,9 @@ METRICS, DENSITY = "metrics.json", "density.safetensors"
 NO_TOKENS = "no token was kept"
 NO_SUM = "a share of latents, not a sum over documents"
 HISTOGRAM_DECADES, BINS_PER_DECADE = 8, 4
-SUMS = ("error", "around", "per_token", "cosine", "l1", "yy", "xy", "norm_ratio")
+SUMS = (
+    "error", "around", "per_token", "cosine", "l1", "yy", "xy", "norm_ratio", "norm_x", "norm_y",
+)  # fmt: skip
 BY_UNIT = (*SUMS, "fires", "n", "n_spread", "n_nonzero")
 """What is summed by document: the same, and how many tokens and active latents there are."""
 Figures = dict[str, tuple[Any, Any]]
@@ -92,6 +94,8 @@ class ReconstructionMeter:
     - `l1_v1`              mean of sum |f| (decoder rows have unit norm)
     - `shrinkage_v1`       sum |y|^2 / sum x.y; below 1, reconstructions are too small
     - `norm_ratio_v1`      mean of |y| / |x|, without tokens where x = 0
+    - `norm_in_v1`         mean of |x|
+    - `norm_out_v1`        mean of |y|
     - `dead_fraction_v1`   share of latents that fire on no kept token
     - `dense_fraction_v1`  share of latents that fire on more than `dense_threshold` of them
 
@@ -119,7 +123,8 @@ class ReconstructionMeter:
         xx, yy, xy = x.square().sum(1), y.square().sum(1), (x * y).sum(1)
         l1, active = f.abs().sum(1, dtype=torch.float64), f != 0
         per_token, cosine = _over(error, around), _over(xy, (xx * yy).sqrt())
-        each = (error, around, per_token, cosine, l1, yy, xy, _over(yy.sqrt(), xx.sqrt()))
+        sizes = xx.sqrt(), yy.sqrt()
+        each = (error, around, per_token, cosine, l1, yy, xy, _over(*reversed(sizes)), *sizes)
         self._totals += torch.stack(each).sum(1)
         self._sum += centred.sum(0)
         self.n += x.shape[0]
@@ -218,6 +223,8 @@ def _figures(t: Mapping[str, Any], spread: Any) -> Figures:
         "l1_v1": (t["l1"], t["n"]),
         "shrinkage_v1": (t["yy"], t["xy"]),
         "norm_ratio_v1": (t["norm_ratio"], t["n_nonzero"]),
+        "norm_in_v1": (t["norm_x"], t["n"]),
+        "norm_out_v1": (t["norm_y"], t["n"]),
     }
 
 

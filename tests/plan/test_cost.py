@@ -184,6 +184,23 @@ def test_controls_are_a_clean_pass_and_one_for_each_of_each_sae(graph):
     assert more.arithmetic - plain.arithmetic == saes * plain.tokens * 2 * 2 * 64 * (2 * 64)
 
 
+def test_longer_contexts_are_the_same_on_the_text_joined(graph):
+    text = GRID.replace("MODEL", "tiny").replace("site: [resid_post, attn_z]", "site: [resid_post]")
+    sets = {"plain": (), "more": ("eval.contexts=[128, 192]",)}
+    jobs = {name: coalesce(graph(text, *given).of("eval"))[0] for name, given in sets.items()}
+    plain, more = cost(jobs["plain"]), cost(jobs["more"])
+    texts = [(64, 5 * 64), (128, 2 * 128), (192, 192)]  # 5 blocks, joined
+    assert more.tokens == sum(n for _, n in texts)
+    logits, facts = 2 * 64 * 744, PRESETS["tiny"].facts
+    wanted = 0
+    for context, n in texts:
+        one = layer_flops(facts, context)
+        edited = (3 * one + logits) + (1 * one + logits)
+        wanted += n * (4 * one + logits + 4 * edited)
+    assert more.forward == wanted
+    assert more.arithmetic * plain.tokens == plain.arithmetic * more.tokens
+
+
 def test_what_is_not_known_is_none(graph):
     text = GRID.replace("MODEL", "org/name").replace("site: [resid_post, attn_z]", "seed: [1]")
     made = graph(text)

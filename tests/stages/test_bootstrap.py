@@ -100,6 +100,8 @@ def _by_hand(x: np.ndarray, y: np.ndarray, f: np.ndarray, m: np.ndarray) -> dict
         "l1_v1": np.abs(f).sum(1).mean(),
         "shrinkage_v1": (y**2).sum() / (x * y).sum(),
         "norm_ratio_v1": np.mean(np.linalg.norm(y, axis=1)[there] / length[there]),
+        "norm_in_v1": length.mean(),
+        "norm_out_v1": np.linalg.norm(y, axis=1).mean(),
     }
 
 

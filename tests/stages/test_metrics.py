@@ -57,6 +57,8 @@ def test_reconstruction_metrics_equal_their_formulas() -> None:
         "l1_v1": np.abs(z).sum(1).mean(),
         "shrinkage_v1": np.mean((b**2).sum(1)) / np.mean((a * b).sum(1)),
         "norm_ratio_v1": np.mean(np.linalg.norm(b, axis=1) / length),
+        "norm_in_v1": length.mean(),
+        "norm_out_v1": np.linalg.norm(b, axis=1).mean(),
         "dead_fraction_v1": (fires == 0).mean(),
         "dense_fraction_v1": (fires > 0.2).mean(),
     }
@@ -261,6 +263,7 @@ def test_splice_metrics_are_ratios_of_pooled_means() -> None:
         assert got[f"ce_recovered.{name}_v1"] == pytest.approx(share, rel=1e-9)
         assert 0 < share < 1
     assert got["kl.spliced_v1"] == pytest.approx(spliced.kl / n)
+    assert got["kl.zero_v1"] == pytest.approx(zero.kl / n)
     assert got["top1.agreement_v1"] == pytest.approx(spliced.agree / n)
 
 

@@ -111,6 +111,8 @@ def test_core_numbers_agree(model: Any, bridge: Any, ignored: list[int], blocks_
         "l0_v1": found["l0"],
         "l1_v1": found["l1"],
         "norm_ratio_v1": found["l2_ratio"],
+        "norm_in_v1": found["l2_norm_in"],
+        "norm_out_v1": found["l2_norm_out"],
         "shrinkage_v1": found["relative_reconstruction_bias"],
     }
     here = counts[:, :-1]
@@ -124,6 +126,7 @@ def test_core_numbers_agree(model: Any, bridge: Any, ignored: list[int], blocks_
     if not ignored:
         harm = mean["ce_loss_with_ablation"] - mean["ce_loss_without_sae"]
         wanted["ce.zero_v1"] = mean["ce_loss_with_ablation"]
+        wanted["kl.zero_v1"] = mean["kl_div_with_ablation"]
         wanted["ce_recovered.zero_v1"] = (
             mean["ce_loss_with_ablation"] - mean["ce_loss_with_sae"]
         ) / harm

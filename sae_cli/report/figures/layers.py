@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sae_cli.report.catalogue import meaning
-from sae_cli.report.chart import Chart, Series
+from sae_cli.report.chart import CONTROL, Chart, Series
 from sae_cli.report.figures.facets import (
     Section,
     axis_label,
@@ -29,7 +29,8 @@ def section(found: Sequence[Scored]) -> Section:
     return Section(
         "layers",
         "Layer by layer",
-        "SAEs that differ in nothing but their layer are joined.",
+        "SAEs that differ in nothing but their layer are joined; hollow marks are the same SAEs of "
+        "the model with random weights, where there are such controls.",
         tuple(charts),
         "The SAEs are of one layer: there is no curve to draw.",
     )
@@ -79,9 +80,37 @@ def _chart(metric: str, title: str, group: Sequence[Scored], least: int) -> Char
             high=layers[-1] + 0.5,
         ),
         y=Axis(axis_label(metric), low=0.0 if metric == DEAD else None),
-        series=tuple(_line(kind, lines[kind], metric, i) for i, kind in enumerate(shown)),
+        series=(
+            *(_line(kind, lines[kind], metric, i) for i, kind in enumerate(shown)),
+            *_random(lines, shown, metric),
+        ),
         left_out=left_out(len(shown), len(lines)),
     )
+
+
+def _random(lines: dict[str, list[Scored]], shown: Sequence[str], metric: str) -> Iterator[Series]:
+    """The controls on a random model of the SAEs that are shown, a line for each kind."""
+    for i, kind in enumerate(shown):
+        points = tuple(
+            (each.row.layer, value)
+            for each in lines[kind]
+            for part in each.beside
+            if metric in part.measured and (value := part.measured[metric].value) is not None
+        )
+        if points:
+            label = "control: random_model" + (f" {kind}" if len(shown) > 1 else "")
+            yield Series(
+                label,
+                points,
+                CONTROL - i,
+                line=True,
+                hollow=True,
+                dashed=True,
+                tips=tuple(
+                    f"{label}\nlayer {x}, {meaning(metric).label} {meaning(metric).told(y)}"
+                    for x, y in points
+                ),
+            )
 
 
 def _line(label: str, mine: Sequence[Scored], metric: str, style: int) -> Series:
