@@ -44,9 +44,8 @@ def in_pairs(graph: Graph) -> list[tuple[Cell, Stage, Stage | None]]:
 def likeness(train: Stage, *, seed: bool = True, weights: bool = False) -> str:
     """The same text for SAEs that are equal but for the model's weights; without `seed` also for
     those of other seeds, with `weights` only for those of the same weights."""
-    assert isinstance(train.work, TrainWork)
     own = identity(train.work)
-    if not seed:
+    if not seed and isinstance(train.work, TrainWork):
         del own["train"]["seed"]
     return canonical({"own": own, "deps": {r: _read(d, weights) for r, d in train.deps.items()}})
 

@@ -85,8 +85,9 @@ class Group:
         return tuple(_train(each).seed for each in self.members)
 
     def parts(self) -> Iterator[tuple[tuple[Part, ...], dict[str, Measured]]]:
-        """For each slice that all of them have: their parts, and the means over these."""
-        by_slice = [{p.slice: p for p in s.parts if p.control is None} for s in self.members]
+        """For each slice that all of them have, of the evaluation first, then of studies: their
+        parts, and the means over these."""
+        by_slice = [{_place(p): p for p in s.parts if p.control is None} for s in self.members]
         for name in by_slice[0]:
             if all(name in slices for slices in by_slice):
                 parts = tuple(slices[name] for slices in by_slice)
@@ -117,6 +118,8 @@ def groups(found: Sequence[Scored]) -> list[tuple[Group, str | None]]:
     group that they are controls of, seed by seed."""
     kinds: dict[str, list[Scored]] = {}
     for each in found:
+        if not isinstance(each.train.work, TrainWork):
+            continue  # of an imported SAE no seed is known
         kinds.setdefault(likeness(each.train, seed=False, weights=True), []).append(each)
     made = [
         Group(tuple(sorted(some, key=lambda s: _train(s).seed)))
@@ -146,33 +149,15 @@ def mean(parts: Sequence[Part], metric: str) -> Measured:
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
     """Ends of the mean's interval by Student's t, of at least two values."""
+    from scipy.special import stdtrit
+
     n, middle = len(values), statistics.fmean(values)
-    half = t_quantile((1 + level) / 2, n - 1) * statistics.stdev(values) / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * statistics.stdev(values) / math.sqrt(n)
     return middle - half, middle + half
 
 
-def t_quantile(p: float, freedom: int) -> float:
-    """t with P(T <= t) = p, 1/2 <= p < 1, of Student's t with a whole number of degrees of freedom.
-
-    P(|T| <= t) is a finite sum in theta = atan(t / sqrt(freedom)) (Abramowitz and Stegun 1964,
-    26.7.3 and 26.7.4), which rises with theta: it is halved until theta is known to the last bit.
-    """
-    low, high = 0.0, math.pi / 2
-    for _ in range(200):
-        theta = (low + high) / 2
-        low, high = (theta, high) if _within(theta, freedom) < 2 * p - 1 else (low, theta)
-    return math.sqrt(freedom) * math.tan(low)
-
-
-def _within(theta: float, freedom: int) -> float:
-    """P(|T| <= sqrt(freedom) tan(theta))."""
-    cos, sin = math.cos(theta), math.sin(theta)
-    odd = freedom % 2
-    term, total = cos if odd else 1.0, 0.0
-    for i in range(2 + odd, freedom + 1, 2):
-        total += term
-        term *= cos * cos * (i - 1) / i
-    return 2 / math.pi * (theta + sin * total) if odd else sin * total
+def _place(part: Part) -> tuple[str | None, str]:
+    return None if part.study is None else part.study.name, part.slice
 
 
 def _no(one: Measured | None) -> bool:
