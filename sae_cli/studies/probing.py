@@ -167,7 +167,9 @@ def _probe(
     probe = fit.fitted(x, truth[train], strengths=spec.strengths, folds=spec.folds, seed=spec.seed)
     chance = probe.chance(features[np.ix_(test, reads)].astype(np.float64))
     made.scores[name] = scores.scores(chance, truth[test])
-    made.probes[name] = {"C": probe.strength} | ({} if name.startswith(ALL) else {"reads": reads.tolist()})
+    made.probes[name] = {"C": probe.strength} | (
+        {} if name.startswith(ALL) else {"reads": reads.tolist()}
+    )
 
 
 def _findings(spec: ProbingStudy, key: str, d_sae: int, outcomes: Sequence[Outcome]) -> Findings:
