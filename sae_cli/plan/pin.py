@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -77,6 +76,8 @@ class Pins:
 
     def _packaged(self, task: ProbingTask) -> ProbingTask:
         """Data sets of the package sae-probes are pinned to its version."""
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
             found = f"sae-probes {version('sae-probes')}"
         except PackageNotFoundError:
