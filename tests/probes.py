@@ -21,13 +21,14 @@ from sae_cli.sae.base import SAE
 from sae_cli.spec.stages import MaskSpec, ModelSpec
 from sae_cli.studies.bench import Bench
 
+_WORDS = ("the", "sailor", "cook", "singer", "net", "red", "blue", "park", "sail", "gull", "soup")
 TINY, CPU = ModelSpec(builtin="tiny"), torch.device("cpu")
 D_SAE, PLANTED, WORD = 32, 7, "anchor"
 _model = cache(lambda: load_model(TINY, CPU))
 
 
 def planted(latents: int = D_SAE) -> SAE:
-    """Random latents, of which number PLANTED fires on WORD alone; of it reads layer 0 resid_pre."""
+    """Random latents of embeddings, of which number PLANTED fires on WORD alone."""
     embedded = _model().get_input_embeddings().weight.float()
     tokenizer = load_tokenizer(TINY)
     (word,) = tokenizer(WORD, add_special_tokens=False)["input_ids"]
@@ -73,25 +74,9 @@ def bench(folder: Path, **changes: Any) -> Bench:
 def sentences(n: int, seed: int = 0) -> list[tuple[str, bool]]:
     """n different texts of words in random order, and whether WORD is among them."""
     dice = random.Random(seed)
-    words = [
-        "the",
-        "sailor",
-        "cook",
-        "singer",
-        "net",
-        "red",
-        "blue",
-        "park",
-        "captain",
-        "sail",
-        "wave",
-        "gull",
-        "stirs",
-        "soup",
-    ]
     found: dict[str, bool] = {}
     while len(found) < n:
-        said = [dice.choice(words) for _ in range(dice.randrange(4, 12))]
+        said = [dice.choice(_WORDS) for _ in range(dice.randrange(4, 12))]
         if has := dice.random() < 0.5:
             said[dice.randrange(1, len(said))] = WORD
         found[" ".join(said)] = has

@@ -11,7 +11,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -83,6 +82,8 @@ class Pins:
 
     def _packaged(self, task: ProbingTask) -> ProbingTask:
         """Data sets of the package sae-probes are pinned to its version."""
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
             found = f"sae-probes {version('sae-probes')}"
         except PackageNotFoundError:

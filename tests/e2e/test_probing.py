@@ -1,4 +1,4 @@
-"""A sweep that asks for probes gets them from `saectl eval`, in the study's record and the table."""
+"""A sweep that asks for probes gets them from `saectl eval`, in its record and in the table."""
 
 from __future__ import annotations
 

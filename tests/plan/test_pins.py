@@ -169,3 +169,54 @@ def test_small_content_is_read_each_time_and_leaves_no_trace(tmp_path, clean_hom
     (tmp_path / "small.txt").write_text("x")
     digest(tmp_path / "small.txt")
     assert not (tmp_path / "home").exists()
+
+
+PROBED = """\
+name: probed
+train: {width: 64}
+matrix: {layer: [1]}
+studies: {probing: {tasks: [TASK]}}
+"""
+
+
+@pytest.fixture
+def task(tmp_path, workspace, clean_home):
+    """`task(text, online)`: what a data set to probe is pinned to, and the study's key."""
+
+    def make(text, *, online=False):
+        (tmp_path / "s.yaml").write_text(PROBED.replace("TASK", text))
+        sweep = Pins(workspace.root, online=online).apply(load(tmp_path / "s.yaml"))
+        (study,) = build(sweep).of("study")
+        return sweep.spec.studies.probing.tasks[0], study.key
+
+    return make
+
+
+def test_texts_to_probe_are_pinned_by_their_content(task, tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "a", "label": 1}\n')
+    there, key = task(f"{{path: {file}}}")
+    assert there.digest == digest(file) and there.path == str(file)
+    file.write_text('{"text": "a", "label": 0}\n')
+    assert task(f"{{path: {file}}}")[1] != key
+    assert len(task("{builtin: tiny}")[0].digest) == 64
+
+
+def test_a_dataset_to_probe_is_pinned_to_its_commit(task, workspace):
+    workspace.root.mkdir(parents=True)
+    (workspace.root / "pins.json").write_text(json.dumps({"dataset:org/labels@main": OLD}))
+    assert task("{hf: org/labels}")[0].revision == OLD
+
+
+def test_the_package_of_data_sets_is_pinned_to_its_version(task, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", [])
+    assert task("{sae_probes: all}")[0].digest is None
+    with pytest.raises(DataError, match="pip install --no-deps sae-probes"):
+        task("{sae_probes: all}", online=True)
+    (tmp_path / "sae_probes-0.4.2.dist-info").mkdir()
+    (tmp_path / "sae_probes-0.4.2.dist-info" / "METADATA").write_text("Version: 0.4.2\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    there, key = task("{sae_probes: all}", online=True)
+    assert there.digest == "sae-probes 0.4.2" and task("{sae_probes: all}")[1] == key
+    with pytest.raises(DataError, match=r"pip install --no-deps sae-probes==0\.4\.1"):
+        task("{sae_probes: all, digest: sae-probes 0.4.1}", online=True)

@@ -87,10 +87,13 @@ def test_an_sae_is_told_the_same_whoever_is_studied_with_it(
     anchored: tuple[str, Findings], tmp_path: Path
 ) -> None:
     path, alone = anchored
-    crowd = {"bbbbbbbb": planted(16), KEY: planted(), "cccccccc": planted()}
+    few = planted(16)
+    moved = replace(few, W_enc=few.W_enc.roll(1, 1), b_enc=few.b_enc.roll(1))
+    crowd = {"bbbbbbbb": moved, KEY: planted(), "cccccccc": planted()}
     found = probing.run(study(path), bench(tmp_path, saes=crowd))
     assert found[KEY].figures == alone.figures == found["cccccccc"].figures
-    assert found["bbbbbbbb"].figures != alone.figures
+    probes = found["bbbbbbbb"].detail["data_sets"]["anchored"]["probes"]
+    assert probes["1"]["reads"] == [PLANTED + 1]
     assert at(found["bbbbbbbb"], "k=1", "neurons") == at(alone, "k=1", "neurons")
 
 
@@ -129,7 +132,7 @@ def test_no_text_is_on_both_sides_even_if_it_is_there_twice() -> None:
     assert cut.repeated == len(ids) - len({each.tobytes() for each in ids}) >= 100
     labels = [data.positive[i] for i in cut.train]
     assert sum(labels) * 2 == len(labels)
-    assert len(cut.train) == pytest.approx(4 * len(cut.test), abs=4)
+    assert len(cut.train) == pytest.approx(4 * len(cut.test), abs=8)
 
 
 def test_too_few_texts_or_one_label_are_no_numbers(tmp_path: Path) -> None:

@@ -106,7 +106,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     table(root / "data" / "probing_datasets_MASTER.csv.zst", {
         "Dataset name": ["", "", ""],
         "Dataset Tag": ["spam_is", "book_length", "twt happy"],
-        "Dataset save name": [f"cleaned_data/{n}.csv" for n in ("9_spam_is", "30_b", "7_twt happy")],
+        "Dataset save name": [
+            f"cleaned_data/{n}.csv" for n in ("9_spam_is", "30_b", "7_twt happy")
+        ],
         "Data type": ["Binary Classification", "Continuous", "Binary Classification"],
     })  # fmt: skip
     data = root / "data" / "cleaned_data"
