@@ -213,7 +213,7 @@ def test_a_plan_of_two_hundred_sites_is_short(tmp_path, clean_home):
     ended = run(LOOK, "plan", "suite.yaml", cwd=tmp_path)
     assert "402 SAEs to train in 201 passes" in ended.stdout
     assert ended.stdout.splitlines()[-2].startswith("device hours: ")
-    assert int(ended.stderr.split()[-1]) < 2_000_000
+    assert int(ended.stderr.split()[-1]) < 2_200_000
 
 
 @pytest.mark.parametrize("arguments", ["--help", "plan qwen3-4b", "status tiny"])

@@ -177,13 +177,13 @@ def build(sweep: Sweep) -> Graph:
         evals[score.key] = score
         graph.cells.append((cell, train))
     release_deps: dict[str, Stage] = {}
-    trains = [score.deps["train"] for score in evals.values()]
+    trains, studies = [score.deps["train"] for score in evals.values()], spec.studies.asked()
     for score in evals.values():
         train = score.deps["train"]
         release_deps |= {
             f"{role}/{train.key}": d for role, d in {**score.deps, "eval": score}.items()
         }
-        for asked in spec.studies.asked():
+        for asked in studies:
             twins = _twins(train, trains) if asked.study in COMPARING else []
             inputs = {**score.deps, **{f"twin/{twin.key}": twin for twin in twins}}
             release_deps[f"study/{train.key}/{asked.study}"] = stage(
