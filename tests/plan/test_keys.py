@@ -111,21 +111,21 @@ def test_a_models_name_in_the_sweep_moves_no_key(graph, fixed):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_new_version_of_a_stage_moves_it_and_what_comes_after(graph, fixed, monkeypatch, kind):
-    before = graph(fixed, "studies.probing={}")
+    before = graph(fixed, "studies.explanations={}")
     monkeypatch.setitem(VERSIONS, kind, VERSIONS[kind] + 1)
     after = set(KINDS[KINDS.index(kind) :]) - ({"study"} if kind == "eval" else set())
-    assert moved(before, graph(fixed, "studies.probing={}")) == after
+    assert moved(before, graph(fixed, "studies.explanations={}")) == after
 
 
 def test_a_study_moves_the_release_alone_and_nothing_of_an_evaluation_moves_it(graph, fixed):
-    studied = graph(fixed, "studies.probing={}")
+    studied = graph(fixed, "studies.explanations={}")
     assert moved(graph(), studied) == {"release"}
-    edited = graph(fixed, "studies.probing={}", "eval.tokens=4096")
+    edited = graph(fixed, "studies.explanations={}", "eval.tokens=4096")
     assert moved(studied, edited) == {"eval", "release"}
 
 
 def test_only_an_sae_with_another_seed_moves_what_is_compared_across_seeds(graph, fixed):
-    asked = ("studies={probing: {}, stability: {}}", "matrix.layer=[1]")
+    asked = ("studies={explanations: {}, stability: {}}", "matrix.layer=[1]")
     alone = graph(fixed, *asked, "matrix.sae=[{arch: topk, k: 16}]")
     other = graph(fixed, *asked, "matrix.sae=[{arch: topk, k: 16}, {arch: topk, k: 32}]")
     twin = graph(fixed, *asked, "matrix.sae=[{arch: topk, k: 16}, {arch: topk, k: 16, seed: 1}]")
