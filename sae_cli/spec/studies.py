@@ -27,6 +27,7 @@ class TruthStudy(Frozen):
     """How well single latents match the labels of the embedded model's grammar."""
 
     study: Literal["truth"] = "truth"
+    """Which study it is."""
     tokens: PositiveInt = 16_384
     """Training tokens, the first ones, on which the latent and threshold of a label are chosen."""
     heldout_tokens: PositiveInt | None = 16_384
@@ -41,6 +42,7 @@ class StabilityStudy(Frozen):
     """How many latents other seeds find too."""
 
     study: Literal["stability"] = "stability"
+    """Which study it is."""
     heldout_tokens: PositiveInt | None = 32_768
     """Held-out tokens, the first ones; a latent that fires on none of them is dead. null: all."""
     least: Fraction = 0.7
@@ -54,6 +56,7 @@ class LocalisationStudy(Frozen):
     """Whether a few latents carry the name in indirect-object sentences (Cunningham et al.)."""
 
     study: Literal["localisation"] = "localisation"
+    """Which study it is."""
     k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4, 8, 16, 32)
     """How many latents are patched at once."""
     positions: Literal["last", "all"] = "last"
@@ -118,6 +121,7 @@ class ProbingStudy(Frozen):
     """What k latents tell of binary labels of texts (Gurnee et al. 2023)."""
 
     study: Literal["probing"] = "probing"
+    """Which study it is."""
     tasks: tuple[ProbingTask, ...] = ()
     """Data sets. None: those of `builtin: tiny` for the embedded model; other models need some."""
     k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 5, 16)
@@ -215,6 +219,7 @@ class ExplanationsStudy(Frozen):
     """Whether a latent can be told in words that predict it on text they were not made from."""
 
     study: Literal["explanations"] = "explanations"
+    """Which study it is."""
     latents: PositiveInt = 64
     """Latents that are explained, drawn evenly from those that fire in the training text."""
     train_tokens: PositiveInt | None = 1_000_000
