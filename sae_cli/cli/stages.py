@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from sae_cli.cli import ending, render
 from sae_cli.cli import options as o
 from sae_cli.cli import push as pushing
-from sae_cli.cli import render
+from sae_cli.cli.ending import Outcome
 from sae_cli.cli.gc import free_unneeded
-from sae_cli.cli.output import PushLine, RunOutput, SweepRun, run_line
 from sae_cli.cli.plan import show
-from sae_cli.cli.progress import clock, reporter
+from sae_cli.cli.progress import reporter
 from sae_cli.cli.report import keep
 from sae_cli.cli.session import Opened, open_sweeps, recorded_words, remember
 from sae_cli.errors import FAILED, OK, SaectlError, UsageError
@@ -24,10 +23,8 @@ from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.place import folder
 from sae_cli.plan.reason import Row, explain
 from sae_cli.plan.room import refusal, room
-from sae_cli.report.elbow import elbows
-from sae_cli.report.results import rows as result_rows
 from sae_cli.run import drive, slurm, waves
-from sae_cli.run.base import Result, tidy
+from sae_cli.run.base import tidy
 from sae_cli.run.context import Context
 from sae_cli.run.executors import pool_for
 from sae_cli.run.signals import stop_requests
@@ -57,21 +54,6 @@ class _Wish:
     jobs: int | None
     render_only: bool
     worker: bool
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What came of one sweep."""
-
-    graph: Graph
-    chosen: Sequence[Stage]
-    results: Sequence[Result]
-    waiting: int
-    """Stages that were left, because what they need is not there."""
-    freed: Sequence[Stage]
-    """Activations that are left freed, because nothing that runs reads them."""
-    handed_over: bool = False
-    """What is to do was given to a cluster, which does it later."""
 
 
 def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
@@ -118,11 +100,11 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
         pushed = None
         if not json:
             for outcome in outcomes:
-                _print(outcome, workspace)
-        if to and _released(outcomes[0], workspace):
+                ending.show(outcome, workspace)
+        if to and ending.released(outcomes[0], workspace):
             pushed = pushing.send(to, outcomes[0].graph, workspace, quiet=wish.quiet)
         if json:
-            _print_json(outcomes, workspace, pushed)
+            ending.print_json(outcomes, workspace, pushed)
         elif pushed:
             print(pushing.tell(pushed))
         keep([(each.graph, each.chosen) for each in outcomes], workspace, told=not json)
@@ -130,7 +112,7 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
         for r in failed:
             log = f"\n  log: {r.path / 'log.txt'}" if r.ending == "failed" else ""
             print(f"error: {r.stage.name} {r.ending}: {r.cause}{log}", file=sys.stderr)
-        if to and not _released(outcomes[0], workspace):
+        if to and not ending.released(outcomes[0], workspace):
             print("error: nothing was pushed: the release is not made", file=sys.stderr)
             return FAILED
         return FAILED if failed or not any(o.chosen for o in outcomes) else OK
@@ -150,7 +132,7 @@ def _choice(graph: Graph, wish: _Wish) -> Choice:
     )  # fmt: skip
 
 
-def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
+def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> Outcome:
     graph = opened.graph
     choice = _choice(graph, wish)
     rows = explain(graph, workspace, choice.stages, choice.force)
@@ -172,7 +154,7 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
     _refuse_overfull(workspace, room(graph, rows, workspace).local, wish.yes)
     freed = [r.stage for r in rows if r.action == "skip" and r.state.status is Status.EVICTED]
     if not todo:
-        return _Outcome(graph, chosen, [], len(blocked), freed)
+        return Outcome(graph, chosen, [], len(blocked), freed)
     report = reporter(quiet=wish.quiet)
     if wish.named and not wish.worker:
         aside = remember(graph, workspace)
@@ -197,7 +179,7 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
             )
             if wish.executor is o.Where.SLURM:
                 _hand_over(todo, graph, context, wish)
-                return _Outcome(graph, chosen, [], len(blocked), freed, handed_over=True)
+                return Outcome(graph, chosen, [], len(blocked), freed, handed_over=True)
             pool = pool_for(wish.executor, wish.jobs, graph, todo, context)
             execute = partial(
                 drive.run,
@@ -205,7 +187,7 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
                 pool=pool,
                 keep_going=wish.keep_going,
                 wait=not wish.worker,
-                on_result=lambda r: report.note(_line(r)),
+                on_result=lambda r: report.note(ending.line(r)),
             )
             if wish.worker:
                 results = execute(todo)
@@ -216,7 +198,7 @@ def _run(opened: Opened, workspace: Workspace, wish: _Wish) -> _Outcome:
         report.close()
         here = [folder(workspace, s) for s in graph.stages]
         workspace.link_run(graph.sweep.spec.name, [d for d in here if d.path.is_dir()])
-    return _Outcome(graph, chosen, results, len(blocked), freed)
+    return Outcome(graph, chosen, results, len(blocked), freed)
 
 
 def _freed_but_read(row: Row, graph: Graph, workspace: Workspace) -> bool:
@@ -269,70 +251,3 @@ def _refuse_overfull(workspace: Workspace, needed: int, yes: bool) -> None:
             hint="lower data.tokens, choose fewer cells with --only, use another --store, "
             "or insist with --yes",
         )
-
-
-def _line(result: Result) -> str:
-    took = f" in {clock(result.seconds)}" if result.ending == "done" else ""
-    why = f": {result.cause.splitlines()[0]}" if result.cause else ""
-    return f"{result.ending:<8}{result.stage.name}{took}{why}"
-
-
-def _print(outcome: _Outcome, workspace: Workspace) -> None:
-    name, chosen = outcome.graph.sweep.spec.name, outcome.chosen
-    if outcome.handed_over:
-        return
-    if chosen and not outcome.results:
-        print(f"{name}: nothing to do, {len(chosen)} stages are done")
-    elif not any(s.kind in ("eval", "release") for s in chosen):
-        ended = Counter(r.stage.kind for r in outcome.results if r.ending in ("done", "skipped"))
-        print(
-            f"{name}: "
-            + (", ".join(f"{n} {kind}" for kind, n in ended.items()) or "none")
-            + " done"
-        )
-    if outcome.freed and {s.kind for s in chosen} <= {"tokens", "cache"}:
-        print(f"{name}: the activations of {_listed(outcome.freed)} were freed by gc")
-        some = len(outcome.freed) < sum(s.kind == "cache" for s in chosen)
-        only = "".join(f"--only {s.key} " for s in outcome.freed if some)
-        print(f"  to capture them again: saectl cache SPEC {only}--force")
-    if outcome.waiting:
-        print(
-            f"{name}: {outcome.waiting} stages wait for what comes before them "
-            f"(saectl status shows it; saectl run does it)"
-        )
-    found = result_rows(outcome.graph, workspace)
-    if found and any(s.kind in ("eval", "release") for s in chosen):
-        render.results(found)
-        render.elbows(elbows(found))
-    for path in _released(outcome, workspace):
-        print(f"release: {path}")
-
-
-def _listed(stages: Sequence[Stage]) -> str:
-    return ", ".join(s.name for s in stages)
-
-
-def _print_json(
-    outcomes: Sequence[_Outcome], workspace: Workspace, pushed: PushLine | None
-) -> None:
-    runs = tuple(
-        SweepRun(
-            sweep=outcome.graph.sweep.spec.name,
-            stages=tuple(run_line(r) for r in outcome.results),
-            waiting=outcome.waiting,
-            results=tuple(found := result_rows(outcome.graph, workspace)),
-            elbows=tuple(elbows(found)),
-            release=next(iter(_released(outcome, workspace)), None),
-            pushed=pushed,
-        )
-        for outcome in outcomes
-    )
-    print(RunOutput(sweeps=runs).model_dump_json(indent=2))
-
-
-def _released(outcome: _Outcome, workspace: Workspace) -> list[str]:
-    """Folders of the chosen releases that are there, unless making one anew has just failed."""
-    wrong = {r.stage.name for r in outcome.results if r.ending not in ("done", "skipped")}
-    releases = [s for s in outcome.chosen if s.kind == "release" and s.name not in wrong]
-    places = [folder(workspace, s) for s in releases]
-    return [str(p.path / outcome.graph.sweep.spec.name) for p in places if p.done.is_file()]
