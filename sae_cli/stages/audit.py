@@ -28,7 +28,7 @@ from sae_cli.lm.sites import Tap, find_tap
 from sae_cli.sae.base import SAE
 from sae_cli.spec.stages import DataSpec, EvalSpec, MaskSpec, ModelSpec
 from sae_cli.stages.card import README, card, sae_card
-from sae_cli.stages.card_entry import Entry
+from sae_cli.stages.card_entry import STUDIES, Entry
 from sae_cli.stages.eval import batch
 from sae_cli.stages.eval_place import Batch, Place, Site
 from sae_cli.stages.eval_sae import SPLIT
@@ -101,7 +101,7 @@ def _entry(folder: Path, name: str, made: dict[str, Any]) -> Entry:
     cfg, metrics = read_json(folder / name / CFG), read_json(folder / name / METRICS)
     if not isinstance(cfg, dict) or not isinstance(metrics, dict):
         raise StoreError(f"{folder / name} lacks {CFG} or {METRICS}")
-    return Entry(name, cfg, metrics, made)
+    return Entry(name, cfg, metrics, made, read_json(folder / name / STUDIES) or {})
 
 
 def _text(path: Path) -> bytes | None:

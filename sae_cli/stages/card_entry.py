@@ -14,6 +14,8 @@ from sae_cli.spec.stages import Site
 from sae_cli.store.sae_names import TRANSCODERS
 
 UNKNOWN = "unknown"
+STUDIES = "studies.json"
+"""What studies found of an SAE, in its folder: the record of each, by its name."""
 SIDES: dict[Site, str] = {
     "resid_pre": "input",
     "resid_mid": "input",
@@ -49,6 +51,8 @@ class Entry:
     """metrics.json."""
     made: Mapping[str, Any] = field(default_factory=dict)
     """Of the training's record: device, steps, tokens."""
+    studies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What was studied of it: `study.json` of each study, by its name."""
 
     @property
     def own(self) -> dict[str, Any]:
@@ -143,6 +147,11 @@ class Entry:
         return [Control(c) for c in self.record.get("controls", [])]
 
     @property
+    def studied(self) -> list[Studied]:
+        """What was studied of it, in the order of the studies' names."""
+        return [Studied(name, record) for name, record in self.studies.items()]
+
+    @property
     def names(self) -> list[str]:
         """Its metrics, in the order of the record."""
         return list(self.record["metrics"])
@@ -220,6 +229,37 @@ class Control:
     def i(self, name: str, form: str) -> str:
         """See `Entry.i`."""
         return _with_interval(self.record, name, form)
+
+
+@dataclass(frozen=True)
+class Studied:
+    """One study of an SAE."""
+
+    name: str
+    record: Mapping[str, Any]
+
+    @property
+    def controls(self) -> list[str]:
+        """What stood in the SAE's place."""
+        return list(dict.fromkeys(f["control"] for f in self._whole() if f["control"]))
+
+    @property
+    def metrics(self) -> list[str]:
+        """Figures over all that counts, and those by `k=`."""
+        return list(dict.fromkeys(f"{f['metric']} {f['slice']}" for f in self._whole()))
+
+    def i(self, metric: str, control: str | None = None) -> str:
+        """A figure with its interval; why there is none; `-` where it was not asked."""
+        for f in self._whole():
+            if f["control"] == control and f"{f['metric']} {f['slice']}" == metric:
+                if f["value"] is None:
+                    return f"- ({f['reason']})"
+                ends = "" if f["low"] is None else f" [{f['low']:.4g}, {f['high']:.4g}]"
+                return f"{f['value']:.4g}{ends}"
+        return "-"
+
+    def _whole(self) -> list[Mapping[str, Any]]:
+        return [f for f in self.record["figures"] if f["slice"] == "kept" or f["slice"][:2] == "k="]
 
 
 def said(value: Any) -> str:

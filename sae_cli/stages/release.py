@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,9 +28,10 @@ from sae_cli.spec.base import identity
 from sae_cli.spec.stages import ReleaseSpec
 from sae_cli.spec.work import CacheWork, ReleaseWork, sae_of
 from sae_cli.stages.card import README, card, sae_card
-from sae_cli.stages.card_entry import Entry
+from sae_cli.stages.card_entry import STUDIES, Entry
 from sae_cli.stages.formats import Account, Released, export
 from sae_cli.stages.metrics import DENSITY, METRICS
+from sae_cli.stages.study import RECORD
 from sae_cli.stages.task import Dep, Task
 from sae_cli.store.acts.array import stats_of
 from sae_cli.store.atomic import read_json, sha256_of, write_bytes, write_json
@@ -64,7 +65,12 @@ def _release(task: Task) -> None:
     for i, (sae, score) in enumerate(evals.items()):
         train = task.deps[f"train/{sae}"]
         name = _folder_name(train, [e.folder for e in entries])
-        entries.append(_one(draft / name, name, train, score, work.release))
+        studies = {
+            role.split("/")[2]: dep
+            for role, dep in sorted(task.deps.items())
+            if role.startswith(f"study/{sae}/")
+        }
+        entries.append(_one(draft / name, name, train, score, studies, work.release))
         task.report.at(i + 1)
         if i + 1 < len(evals):
             task.leave("its start: a release begins again")
@@ -132,7 +138,9 @@ def digests(folder: Path) -> dict[str, str]:
     return {p.name: sha256_of(p) for p in files}
 
 
-def _one(folder: Path, name: str, train: Dep, score: Dep, spec: ReleaseSpec) -> Entry:
+def _one(
+    folder: Path, name: str, train: Dep, score: Dep, studies: Mapping[str, Dep], spec: ReleaseSpec
+) -> Entry:
     """Write one SAE's folder and return what the cards say of it."""
     held = load_sae(train.path)
     metrics = read_json(score.path / METRICS)
@@ -150,10 +158,13 @@ def _one(folder: Path, name: str, train: Dep, score: Dep, spec: ReleaseSpec) -> 
     own["metrics_dtype"] = held.cfg["dtype"]
     save_sae(folder, sae.tensors(), cfg, density)
     write_json(folder / METRICS, metrics)
+    found = {study: {"key": d.key, **read_json(d.path / RECORD)} for study, d in studies.items()}
+    if found:
+        write_json(folder / STUDIES, found)
     back = load_sae(folder)
     for tensor, want in sae.tensors().items():
         if not torch.equal(back.tensors[tensor], want):
             raise StoreError(f"{folder / CFG}: {tensor} read back differs from what was written")
     done = read_done(StageDir(train.path))
     summary: dict[str, Any] = {} if done is None else done.summary
-    return Entry(name, cfg, metrics, {n: summary[n] for n in MADE if n in summary})
+    return Entry(name, cfg, metrics, {n: summary[n] for n in MADE if n in summary}, found)

@@ -39,6 +39,18 @@ def test_truth_stability_and_localisation_of_two_seeds(saectl: Saectl, tmp_path:
         assert all((f["value"] is None) == (f["reason"] is not None) for f in record["figures"])
         if record["study"] == "stability":
             assert len(record["detail"]["twins"]) == 1
+    rows = [json.loads(line) for line in (saectl.store / "runs/studied/results.jsonl").open()]
+    studied = [row for row in rows if row["metric"].split(".")[0] in OWN]
+    assert {row["run_id"] for row in studied} == {place.name[-8:] for place in places}
+    assert {row["metric"] for row in studied if not row["control_of"]} > set().union(*OWN.values())
+    page = (saectl.store / "runs/studied/report.html").read_text(encoding="utf-8")
+    assert all(f'<section id="{study}"' in page for study in OWN)
+    (release,) = saectl.store.glob("release/*/studied")
+    for folder in (p for p in release.iterdir() if p.is_dir()):
+        assert json.loads((folder / "studies.json").read_text()).keys() == OWN.keys()
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert "| `truth.f1_v1 kept` |" in card and "localisation is causal" in card
+    saectl("verify", release, "--samples", "1024")
     done = Disk(saectl.store).done("study")
     saectl("run", sweep)
     assert Disk(saectl.store).done("study") == done, "nothing was made again"
