@@ -158,6 +158,7 @@ def _study_lines(table: Table) -> list[dict[str, Any]]:
         {
             "name": line.name,
             "control": line.control,
+            "control_of": None if line.control else line.control_of,
             "cells": [
                 _cell(column.metric, one)
                 for column, one in zip(table.columns, line.cells, strict=True)

@@ -46,6 +46,8 @@ class Line:
 
     name: str
     control: bool
+    control_of: str | None
+    """Of an SAE of a model with random weights: the one that it is a control of."""
     cells: tuple[Measured | None, ...]
 
 
@@ -84,7 +86,7 @@ def _table(study: StudyName, found: Sequence[Scored]) -> Table | None:
         for control, some in own.items():
             name = control or each.id.removeprefix(f"{each.row.model}.")
             cells = tuple(_cell(column, some) for column in columns)
-            lines.append(Line(name, control is not None, cells))
+            lines.append(Line(name, control is not None, each.control_of, cells))
     return Table(study, TITLES[study], tuple(columns), tuple(lines))
 
 
