@@ -35,6 +35,7 @@ from sae_cli.spec.studies import ProbingStudy, ProbingTask
 from sae_cli.store.atomic import read_json, write_json
 from sae_cli.studies import probing_fit as fit
 from sae_cli.studies import probing_scores as scores
+from sae_cli.studies import resample
 from sae_cli.studies.bench import Bench, Figure, Findings
 from sae_cli.studies.probing_pool import Lens, Pooled, pooled, read
 from sae_cli.studies.probing_scores import Bools, Floats
@@ -192,8 +193,7 @@ def _findings(spec: ProbingStudy, key: str, d_sae: int, outcomes: Sequence[Outco
         "strength_by": f"{spec.folds}-fold log loss on training texts",
         "scikit_learn": sklearn.__version__, "pool": spec.pool, "context": spec.context,
         "behind": "an end-of-text token, which does not count", "seed": spec.seed,
-        "random_seed": controls.SEED, "resamples": scores.RESAMPLES,
-        "resamples_seed": scores.SEED, "level": scores.LEVEL, "unit": "test text",
+        "random_seed": controls.SEED, "bootstrap": {**resample.METHOD, "unit": "test text"},
     }  # fmt: skip
     return Findings(figures, {"data_sets": detail}, method)
 
@@ -233,5 +233,5 @@ def _figure(
     """A row of `values` [1 + RESAMPLES], the first of which is the score itself."""
     if values is None:
         return Figure(metric, None, why, slice=of, control=control, seed=seed, n=n)
-    low, high = scores.interval(values[1:], n)
+    low, high = resample.ends(values[1:], n)
     return Figure(metric, float(values[0]), None, low, high, n, of, control, n, seed)

@@ -11,28 +11,21 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+from sae_cli.studies import resample
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 SCORES = ("accuracy", "auroc", "f1")
-RESAMPLES, SEED, LEVEL = 1000, 0, 0.95
-FEWEST = 8
-"""Texts, below which there is no interval."""
 
 
 @lru_cache(maxsize=8)
 def draws(n: int) -> Floats:
     """How often each of n texts counts, float64 [1 + RESAMPLES, n]: first once each, then as often
-    as each resample has drawn it; n are drawn, with the same chance each, with replacement."""
-    generator = torch.Generator().manual_seed(SEED)
-    drawn = torch.randint(n, (RESAMPLES, n), generator=generator)
-    counts = torch.zeros(RESAMPLES, n, dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones(1, dtype=torch.float64).expand(RESAMPLES, n))
-    found: Floats = torch.cat([torch.ones(1, n, dtype=torch.float64), counts]).numpy()
-    return found
+    as each resample has drawn it."""
+    return np.concatenate([np.ones((1, n)), resample.draws(n)])
 
 
 def scores(chance: Floats, truth: Bools) -> Floats:
@@ -70,15 +63,6 @@ def auroc(chance: Floats, truth: Bools, counts: Floats) -> Floats:
     below = np.cumsum(negative, axis=1) - negative
     won = (positive * (below + negative / 2)).sum(1)
     return _ratio(won, positive.sum(1) * negative.sum(1))
-
-
-def interval(resampled: Floats, n: int) -> tuple[float, float] | tuple[None, None]:
-    """The central LEVEL of a score's `resampled` [RESAMPLES] values over n texts, interpolated
-    linearly; none of few texts, and none where a resample has no score."""
-    if n < FEWEST or not np.isfinite(resampled).all():
-        return None, None
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

@@ -24,8 +24,8 @@ def draws(units: int) -> Floats:
 
 
 def ends(values: Floats, units: int) -> tuple[float | None, float | None]:
-    """The central LEVEL of a figure's values over resamples; None where there are fewer than
-    FEWEST units or a resample has no value."""
+    """The central LEVEL of a figure's values over resamples (Efron and Tibshirani 1993, section
+    13.3); None where there are fewer than FEWEST units or a resample has no value."""
     if units < FEWEST or not np.isfinite(values).all():
         return None, None
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -5,15 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sae_cli.studies.probing_scores import (
-    RESAMPLES,
-    SCORES,
-    Bools,
-    Floats,
-    draws,
-    interval,
-    scores,
-)
+from sae_cli.studies.probing_scores import SCORES, Bools, Floats, draws, scores
+from sae_cli.studies.resample import RESAMPLES, ends
 
 
 def _by_hand(chance: list[float], truth: list[bool]) -> list[float]:
@@ -54,10 +47,10 @@ def test_a_resample_scores_as_its_texts_do_when_they_are_written_out() -> None:
 
 def test_ends_are_quantiles_and_a_resample_without_a_score_has_none() -> None:
     values = np.arange(RESAMPLES, dtype=np.float64)
-    assert interval(values, 20) == pytest.approx((24.975, 974.025))
-    assert interval(values, 7) == (None, None)
+    assert ends(values, 20) == pytest.approx((24.975, 974.025))
+    assert ends(values, 7) == (None, None)
     values[3] = np.nan
-    assert interval(values, 20) == (None, None)
+    assert ends(values, 20) == (None, None)
 
 
 def test_an_auroc_of_one_label_is_no_number() -> None:

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sae_cli.studies import resample
 from sae_cli.studies.bench import Figure
 
-RESAMPLES, SEED, LEVEL = 1000, 0, 0.95
-FEWEST = 8
-"""Latents, below which there is no interval."""
-METHOD = {"resamples": RESAMPLES, "seed": SEED, "level": LEVEL, "unit": "latent"}
+METHOD = {**resample.METHOD, "unit": "latent"}
 
 
 def mean_figure(
@@ -30,15 +28,7 @@ def mean_figure(
     there = np.array([each for each in values if each is not None], dtype=np.float64)
     if not len(there):
         return Figure(metric, None, reason, control=control, n=0, seed=seed)
-    low, high = interval(there) if len(there) >= FEWEST else (None, None)
+    low, high = resample.ends(resample.draws(len(there)) @ there / len(there), len(there))
     return Figure(
         metric, float(there.mean()), None, low, high, control=control, n=len(there), seed=seed
     )
-
-
-def interval(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float]:
-    """The central LEVEL of the mean over resamples (Efron and Tibshirani 1993, section 13.3)."""
-    dice = np.random.default_rng(SEED)
-    means = values[dice.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
