@@ -24,9 +24,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SEED = 2**40
+SEED = 2_718_281_828
 """Of random rows: far from the seeds that people give a training, whose first rows are drawn alike;
-with its seed, the control would be what the SAE began as."""
+with its seed, the control would be what the SAE began as. (Of a seed, torch's CPU generator takes
+the lower 32 bits.)"""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,8 +16,6 @@ from sae_cli.sae.base import SAE
 
 CELLS = 2**24
 """Latents, tokens times width, that are encoded at a time."""
-SEED = 0
-"""Of random rows."""
 
 
 class Features(Protocol):
@@ -97,13 +94,3 @@ def both_signs(d: int, device: torch.device) -> Tensor:
     """float32 `[2 d, d]`: the coordinates, then the same negated."""
     one = torch.eye(d, device=device)
     return torch.cat([one, -one])
-
-
-def random_rows(n: int, d: int, device: torch.device) -> Tensor:
-    """float32 `[n, d]`, evenly from the unit sphere; the same on every device.
-
-    Drawn by numpy, so that no seed gives the rows that an SAE began its training with.
-    """
-    rows = np.random.default_rng(SEED).standard_normal((n, d))
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return torch.from_numpy(rows.astype(np.float32)).to(device)

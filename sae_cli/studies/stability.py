@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_cli.sae.base import SAE
+from sae_cli.sae.controls import SEED, random_rows
 from sae_cli.spec.studies import StabilityStudy
 from sae_cli.studies.bench import Bench, Figure, Findings
-from sae_cli.studies.features import SEED, random_rows
 
 MMCS, SHARED, MATCHED = "stability.mmcs_v1", "stability.shared_v1", "stability.matched_v1"
 ALL = (MMCS, SHARED, MATCHED)

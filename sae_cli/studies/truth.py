@@ -29,16 +29,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_cli.sae.base import SAE
+from sae_cli.sae.controls import SEED, random_rows
 from sae_cli.spec.studies import TruthStudy
 from sae_cli.studies import resample, scores
 from sae_cli.studies.bench import Bench, Figure, Findings
 from sae_cli.studies.features import (
-    SEED,
     Features,
     Latents,
     Projections,
     both_signs,
-    random_rows,
 )
 from sae_cli.studies.truth_labels import Marked, marked, need_grammar
 

@@ -119,7 +119,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_random_rows_are_no_beginning_of_an_sae() -> None:
     """Trainers draw with torch from small seeds."""
-    from sae_cli.studies.features import random_rows
+    from sae_cli.sae.controls import random_rows
 
     drawn = random_rows(64, D, torch.device("cpu"))
     for seed in range(4):
