@@ -27,10 +27,12 @@ NAMES = {
 
 
 def interpreter() -> Path | None:
-    """The peers' own Python, if there is one."""
+    """The peers' own Python, if there is one; one that is being made is none yet."""
     named = os.environ.get("SAECTL_PEERS")
-    path = Path(named).absolute() if named else ROOT / ".venv" / "peers" / "bin" / "python"
-    return path if path.is_file() else None
+    if named:
+        return path if (path := Path(named).absolute()).is_file() else None
+    made = ROOT / ".venv" / "peers"
+    return made / "bin" / "python" if (made / ".ready").is_file() else None
 
 
 @cache
