@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +75,7 @@ class Pins:
         if studies.probing is None:
             return studies
         tasks = tuple(
-            self._source(task) if task.sae_probes is None else self._packaged(task)
+            self._source(_named(task)) if task.sae_probes is None else self._packaged(task)
             for task in studies.probing.tasks
         )
         probing = studies.probing.model_copy(update={"tasks": tasks})
@@ -145,6 +146,15 @@ class Pins:
                 hint="run the sweep's own file to work on what is there now",
             )
         return found
+
+
+def _named(task: ProbingTask) -> ProbingTask:
+    """A data set in a file is called after it unless it has a name: results say it, so the key has
+    to hold it, though not where the file lies."""
+    if task.path is None or task.name is not None:
+        return task
+    stem = re.sub(r"[^\w.-]", "_", Path(task.path).stem)
+    return task.model_copy(update={"name": stem})
 
 
 def _pinned(cell: Cell) -> Cell:

@@ -19,13 +19,14 @@ import hashlib
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sae_cli.plan.graph import train_slug, variant
 from sae_cli.report.catalogue import KEPT
 from sae_cli.report.gather import Measured, Part, Scored
 from sae_cli.report.kin import likeness
 from sae_cli.spec.base import Frozen
+from sae_cli.spec.studies import COMPARING
 from sae_cli.spec.train import Train
 from sae_cli.spec.work import TrainWork
 
@@ -91,7 +92,11 @@ class Group:
         for name in by_slice[0]:
             if all(name in slices for slices in by_slice):
                 parts = tuple(slices[name] for slices in by_slice)
-                yield parts, {metric: mean(parts, metric) for metric in parts[0].measured}
+                found = {metric: mean(parts, metric) for metric in parts[0].measured}
+                study = parts[0].study
+                if study is not None and study.name in COMPARING:  # no independent draws
+                    found = {name: replace(one, interval=None) for name, one in found.items()}
+                yield parts, found
 
     def told(self, control_of: str | None) -> OverSeeds:
         """As plain data."""

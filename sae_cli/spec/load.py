@@ -127,7 +127,7 @@ def _check(data: dict[str, Any], fetch: Callable[[ModelSpec], None] | None) -> S
         cells = expand(spec, facts)
     except SpecProblems as e:
         raise SpecProblems([*problems, *e.problems]) from None
-    problems += _nothing_to_probe(spec, found)
+    problems += _nothing_to_probe(spec, found) + _no_labels(spec, found)
     if problems:
         raise SpecProblems(problems)
     return Sweep(spec, tuple(cells), found, sizes)
@@ -178,6 +178,25 @@ def _nothing_to_probe(spec: SweepSpec, found: Mapping[str, ModelSpec]) -> list[P
             "tasks: [{path: reviews.jsonl}]",
         )
     ]
+
+
+def _no_labels(spec: SweepSpec, found: Mapping[str, ModelSpec]) -> list[Problem]:
+    """Only the embedded model's language has labels and prompts whose truth is known."""
+    problems = []
+    others = sorted(name for name, model in found.items() if model.builtin is None)
+    for study in ("truth", "localisation"):
+        if getattr(spec.studies, study) is None:
+            continue
+        at = ("studies", study)
+        if others:
+            what = f"{study} knows the embedded model's language alone, and {others[0]} is another"
+            problems.append(Problem(at, f"{what}: leave it out, or make it in a sweep of its own"))
+        elif study == "truth" and (
+            [source.builtin for source in spec.data.sources] != ["tiny"] or spec.data.chat_template
+        ):
+            what = "only the built-in text, as it is, has labels: data.sources: [{builtin: tiny}]"
+            problems.append(Problem(at, what))
+    return problems
 
 
 def _contexts(spec: SweepSpec) -> list[Problem]:

@@ -96,7 +96,9 @@ def model_of(entry: Entry) -> str:
     model = entry.own["model"]
     revision = model["revision"] or (model["digest"] and f"sha256 {model['digest'][:16]}")
     name = entry.cfg["metadata"]["model_name"]
-    return f"{name} ({revision or 'revision unknown'}, {model['dtype']})"
+    drawn = model.get("reinit")
+    anew = "" if drawn is None else f", a control: all weights drawn anew from seed {drawn}"
+    return f"{name} ({revision or 'revision unknown'}, {model['dtype']}{anew})"
 
 
 def data_of(data: dict[str, Any]) -> str:

@@ -66,6 +66,16 @@ class Entry:
         return self.own.get("imported")
 
     @property
+    def random(self) -> bool:
+        """Whether its model's weights were drawn anew: a control."""
+        return self.own["model"].get("reinit") is not None
+
+    @property
+    def chosen(self) -> bool:
+        """Whether a study chose latents on some text and judged them on other text."""
+        return any(name != "stability" for name in self.studies)
+
+    @property
     def arch(self) -> str:
         """Its architecture in training."""
         arch = str(self.own.get("train", {}).get("arch") or self.own["arch"])

@@ -70,7 +70,8 @@ def _groups(tasks: Sequence[Task], device: str) -> Iterator[list[Task]]:
     room = math.inf if free is None else SHARE * free
     sites: dict[str, list[Task]] = {}
     for task in tasks:
-        sites.setdefault(task.deps["cache"].key, []).append(task)
+        place = " ".join(task.deps[r].key for r in ("cache", "target") if r in task.deps)
+        sites.setdefault(place, []).append(task)
     for some in sites.values():
         group: list[Task] = []
         taken = 0
@@ -99,6 +100,7 @@ def _study(group: Sequence[Task], model: PreTrainedModel, device: torch.device) 
     assert isinstance(work, StudyWork) and isinstance(capture, CacheWork)
     try:
         site = Site(first.deps["cache"], model, device)
+        target = Site(first.deps["target"], model, device) if "target" in first.deps else None
     except (StoreError, ModelError) as error:
         for task in group:
             task.fail(error)
@@ -130,6 +132,7 @@ def _study(group: Sequence[Task], model: PreTrainedModel, device: torch.device) 
         leave=first.leave,
         note=first.report.note,
         data=text.data,
+        target=None if target is None else (target.tap, target.limit),
         transcoders=frozenset(t.deps["train"].key for t in sound if "target" in t.deps),
     )
     study = importlib.import_module(f"sae_cli.studies.{work.study.study}")

@@ -64,6 +64,9 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(record["suite"], record["key"], record["saectl"], tuple(found), record)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path} is damaged: it lists no files of a release") from error
+    for name in record.get("saes", ()):
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise StoreError(f"{path} is damaged: {name!r} is no folder's name")
     for file in manifest.files:
         pure = PurePosixPath(file.name)
         if pure.is_absolute() or ".." in pure.parts:

@@ -113,7 +113,9 @@ class Bench:
     data: DataSpec = field(default_factory=DataSpec)
     """What the blocks were packed from."""
     transcoders: frozenset[str] = frozenset()
-    """Keys of those of `saes` that predict another site than they read."""
+    """Keys of those of `saes` that predict another site than they read: all of them, or none."""
+    target: tuple[Tap, float | None] | None = None
+    """What transcoders predict, and its norm limit: tokens of the text count at both sites."""
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -126,15 +128,20 @@ class Bench:
         """Forwards over the first `tokens` (rounded up to whole blocks; None: all) of a split."""
         context, there = self.blocks.context, self.blocks.n_blocks(split)
         count = there if tokens is None else min(there, -(-tokens // context))
-        per, reader = max(1, self.batch_tokens // context), Capture(self.model, [self.tap])
+        taps = [self.tap] if self.target is None else [self.tap, self.target[0]]
+        per, reader = max(1, self.batch_tokens // context), Capture(self.model, taps)
         for start in range(0, count, per):
             stop = min(start + per, count)
             blocks = torch.from_numpy(self.blocks.tokens(split, start, stop).astype(np.int64))
-            (acts,) = reader(blocks)
+            acts, *predicted = reader(blocks)
+            reasons = self.blocks.reasons(split, start, stop)
+            keep = self.keep(acts, reasons)
+            if self.target is not None:
+                keep &= self._within(predicted[0], reasons, self.target[1])
             yield Seen(
                 tokens=blocks.to(self.device),
                 documents=self.blocks.document(split, start, stop),
-                keep=self.keep(acts, self.blocks.reasons(split, start, stop)),
+                keep=keep,
                 acts=acts.to(self.device),
             )
 
@@ -145,7 +152,11 @@ class Bench:
 
     def keep(self, acts: Tensor, reasons: NDArray[np.uint8]) -> Tensor:
         """bool [b, C], on the device: the tokens that count, by the mask of the SAEs' training, of
-        `acts` [b, C, d_in] and the `reasons` [b, C] that tokens alone give (see `lm.masks`)."""
+        `acts` [b, C, d_in] and the `reasons` [b, C] that tokens alone give (see `lm.masks`). What a
+        transcoder predicts has no say here: `text` asks it too."""
+        return self._within(acts, reasons, self.limit)
+
+    def _within(self, acts: Tensor, reasons: NDArray[np.uint8], limit: float | None) -> Tensor:
         norms = norms_of(acts.flatten(0, -2)).view(acts.shape[:-1])
-        found = masks.keep(marked(reasons, norms, self.limit), self.mask)
+        found = masks.keep(marked(reasons, norms, limit), self.mask)
         return torch.from_numpy(found).to(self.device)

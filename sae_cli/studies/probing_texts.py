@@ -93,6 +93,8 @@ def _columns(task: ProbingTask, rows: int) -> Labelled:
         )
     stem = task.config or task.hf if task.hf is not None else Path(str(task.path)).stem
     pairs = zip(sources.column(source, task.text), _labels(source, task.label), strict=True)
+    if task.path is not None:  # where a file lay is no part of what was found
+        origin = "local files" if task.digest is None else f"local files, sha256 {task.digest}"
     return _labelled(task, str(stem), origin, islice(pairs, rows))
 
 

@@ -147,3 +147,32 @@ def test_a_folder_that_is_no_release_is_bad_usage(saectl: Any, copied: Path) -> 
     assert "--samples" in saectl("verify", "--samples", "9", code=2).stderr
     (copied / "manifest.json").write_text("{}")
     assert "lists no files" in saectl("verify", copied, code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("revision", "trusted"), [("/usr", True), ("main", False), ("0" * 40, False)]
+)
+def test_nothing_that_a_release_names_is_run(
+    saectl: Any, copied: Path, revision: str, trusted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever verifies a release does so because he does not trust it yet."""
+    monkeypatch.chdir(copied.parent)  # transformers takes a name for a folder where there is one
+    model, mark = copied / "model", copied.parent / "it-ran"
+    model.mkdir()
+    (model / "config.json").write_text(
+        json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}})
+    )
+    (model / "own.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass Config: pass\n")
+    evil = {"hf": "elsewhere/model", "builtin": None, "digest": None, "revision": revision}
+    for cfg in copied.glob("*/cfg.json"):
+        edit(cfg, lambda value: value["metadata"]["saectl"]["model"].update(
+            evil, trust_remote_code=trusted))  # fmt: skip
+    mend(copied)
+    found = saectl.json("verify", copied, "--samples", "64", code=1)
+    assert not found["numbers"] and found["why_no_numbers"]
+    assert not mark.exists()
+
+
+def test_an_sae_that_is_no_folder_of_the_release_is_refused(saectl: Any, copied: Path) -> None:
+    edit(copied / "manifest.json", lambda m: m["saes"].update({"../elsewhere/x": {}}))
+    assert "is no folder's name" in saectl("verify", copied, code=1).stderr

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sae_cli.report.gather import Measured, Part
-from sae_cli.report.seeds import mean, t_interval
+from sae_cli.report.seeds import Group, mean, t_interval
 
 
 def integral(freedom: int, t: float) -> float:
@@ -48,3 +50,19 @@ def test_a_seed_without_a_value_leaves_no_mean_and_says_why():
     found = mean([part(1.0), part(None, "no token"), part(3.0)], "m")
     assert (found.value, found.interval) == (None, None)
     assert found.reason == "1 of 3 seeds have no value: no token"
+
+
+def test_what_compares_seeds_has_a_mean_and_no_interval():
+    """Each pair of SAEs is in the figures of both, so that these are no independent draws."""
+    members = []
+    for value in (1.0, 2.0, 3.0):
+        own = part(value)
+        studies = [
+            replace(own, slice=f"of {name}", study=SimpleNamespace(name=name))
+            for name in ("truth", "stability")
+        ]
+        members.append(SimpleNamespace(parts=[own, *studies]))
+    found = {parts[0].slice: numbers["m"] for parts, numbers in Group(tuple(members)).parts()}
+    assert [each.value for each in found.values()] == [2.0, 2.0, 2.0]
+    assert found["of truth"].interval == found["kept"].interval is not None
+    assert found["of stability"].interval is None
