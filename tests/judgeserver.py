@@ -27,8 +27,8 @@ class JudgeServer:
 
     def __init__(self, word: str) -> None:
         self.word = word
-        self.faults: list[Fault | str] = []
-        """Each is a response, or a text of a completion, or HANG."""
+        self.faults: list[Fault | str | None] = []
+        """Each is a response, or a text of a completion, or HANG, or None for a good answer."""
         self.refuses_form = False
         self.usage: tuple[int, int] | None = (100, 10)
         self.asked: list[dict[str, Any]] = []

@@ -198,7 +198,8 @@ class JudgeSpec(Frozen):
     timeout: Annotated[PositiveFloat, Execution()] = 120.0
     """Seconds to wait for an answer."""
     retries: Annotated[Count, Execution()] = 5
-    """Further attempts at a question, after 429, 5xx or no answer."""
+    """Further attempts at a question, after 429, 5xx or no answer. One that has none after these
+    fails the study, and the next run asks it."""
     concurrency: Annotated[PositiveInt, Execution()] = 4
     """Questions that are under way at a time."""
 

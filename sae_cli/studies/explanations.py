@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from sae_cli.errors import StoreError
+from sae_cli.sae.controls import SEED
 from sae_cli.spec.studies import ExplanationsStudy
 from sae_cli.studies.bench import Bench, Figure, Findings
 from sae_cli.studies.explain.contexts import LEAST, Contexts
@@ -109,7 +110,7 @@ def plain(units: list[Unit], spec: ExplanationsStudy, control: str | None = None
     why = why_none(units, "no latent's activation varies")
     return [
         *verdicts([unit.verdict for unit in units], units, spec, control),
-        mean_figure("ngram_pearson_v1", varies, why, control=control, seed=spec.seed),
+        mean_figure("ngram_pearson_v1", varies, why, control=control, seed=seed_of(control, spec)),
     ]
 
 
@@ -117,18 +118,22 @@ def verdicts(
     found: list[Verdict | None], units: list[Unit], spec: ExplanationsStudy, control: str | None
 ) -> list[Figure]:
     """Mean scores, by protocol and name."""
-    out = []
+    out, seed = [], seed_of(control, spec)
     for protocol in PROTOCOLS:
         tallies = [None if each is None else getattr(each, protocol) for each in found]
         for score in SCORES:
             values = [None if each is None else getattr(each, score) for each in tallies]
             why = why_none(units, "nothing could be scored")
             out.append(
-                mean_figure(
-                    f"ngram_{protocol}_{score}_v1", values, why, control=control, seed=spec.seed
-                )
+                mean_figure(f"ngram_{protocol}_{score}_v1", values, why, control=control, seed=seed)
             )
     return out
+
+
+def seed_of(control: str | None, spec: ExplanationsStudy) -> int | None:
+    """What its own choice was drawn with: an SAE's latents, whose order also decides by whose
+    explanation `permuted` judges, and the rows of `random`. The other controls choose nothing."""
+    return {None: spec.seed, "permuted": spec.seed, "random": SEED}.get(control)
 
 
 def why_none(units: list[Unit], otherwise: str) -> str:

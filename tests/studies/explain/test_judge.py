@@ -116,16 +116,49 @@ def test_a_server_that_says_when_is_not_asked_sooner(
     assert server.times[1] - server.times[0] >= (0.9 if dated else 1.0)
 
 
-def test_a_question_without_an_answer_is_counted_and_no_ones_mistake(
+@pytest.mark.parametrize("answered", [0, 1, 2])
+def test_an_outage_is_no_finding_and_the_next_run_asks_what_is_missing(
+    answered: int, server: JudgeServer, address: str, tmp_path: Path
+) -> None:
+    """It meets an explanation, a judgement, or the second try at one whose answer was no use."""
+    # The second try comes after its round; of an unexplained latent nothing else is asked.
+    first: list[str | None] = [[], [None], [None, "yes, no", None, None, None]][answered]
+    server.faults = [*first, *[(500, {}, f"no room for {KEY}")] * 3]
+    with pytest.raises(JudgeError) as error:
+        asked(address, tmp_path, concurrency=1)
+    count = {0: ALL - QUESTIONS + 1, 1: ALL, 2: ALL + 1}[answered]
+    assert str(error.value).startswith(
+        f"{address} left 1 of {count} questions without an answer; the last: the server said 500: "
+        "no room for [key]"
+    )
+    assert "run the same command again" in str(error.value.hint)
+    assert len(server.asked) == count - 1  # all that could be asked was
+    before = len(server.times)
+    found, *_ = asked(address, tmp_path, retries=0)
+    assert len(server.times) - before == (QUESTIONS if answered == 0 else 1)
+    assert found.method["judge"]["failed"] == {} and found.method["judge"]["judged"] == 2
+
+
+def test_where_the_budget_forbids_to_ask_again_the_study_ends_with_that(
     server: JudgeServer, address: str, tmp_path: Path
 ) -> None:
-    explanation = json.dumps({"explanation": "w3"})
-    server.faults = [explanation, *[(500, {}, f"no room for {KEY}")] * 3]
+    """An explanation sets aside about 1050 tokens: there is room for one attempt."""
+    server.faults = [HANG]
+    limit = {"max_tokens": 2000, "answer_tokens": 20, "timeout": 0.5, "concurrency": 1}
+    found, _, (record, _) = asked(address, tmp_path, **limit)
+    assert "the budget has no room to ask again" in record["judge"]["reason"]
+    assert found.method["judge"]["judged"] == 0
+
+
+def test_a_question_without_a_usable_answer_is_counted_and_no_ones_mistake(
+    server: JudgeServer, address: str, tmp_path: Path
+) -> None:
+    server.faults = [None, "no", *[None] * 19, "no"]
     found, _, (record, _) = asked(
         address, tmp_path, concurrency=1, rules=("on w3", "at random"), per_prompt=1
     )
     (reason,) = found.method["judge"]["failed"]
-    assert reason == "the server said 500: no room for [key]"
+    assert reason.startswith("the answer can't be read")
     assert found.method["judge"]["failed"][reason] == 1
     assert record["judge"]["failed"] == {reason: 1}
     assert record["judge"]["detection"] is None  # four windows of one kind are too few
@@ -160,6 +193,7 @@ def test_one_that_stays_unreadable_is_a_failure_with_its_reason(
     (reason,) = found.method["judge"]["failed"]
     assert "can't be read" in reason and record["judge"]["reason"] == reason
     assert other["judge"]["explanation"] is not None
+    assert found.method["judge"]["latents"] == 2 and found.method["judge"]["judged"] == 1
     assert {f.n for f in found.figures if f.metric == "judge_detection_f1_v1"} == {1}
 
 

@@ -2,6 +2,9 @@
 
 Room is made for questions in their order, before any of them is sent, and what they cost is counted
 when all are answered: where the budget ends does not depend on which answer came first.
+
+A question that the endpoint leaves unanswered is the endpoint's trouble, which passes: the others
+are asked, and then it is an error, so that no outage is ever taken for a finding.
 """
 
 from __future__ import annotations
@@ -53,10 +56,13 @@ class Interview:
         self, spec: JudgeSpec, endpoint: Endpoint, kept: Kept, leave: Callable[[str], None]
     ) -> None:
         self._endpoint, self._kept, self._leave = endpoint, kept, leave
+        self._where = spec.base_url
         self._pool = ThreadPoolExecutor(spec.concurrency, "judge")
         self._silent = 0
         self.sent, self.known = 0, 0
         """Questions that were sent, and those whose answers were kept from before."""
+        self._unanswered: list[str] = []
+        """Why, of each question that the endpoint left without an answer."""
 
     def ask(self, asked: Sequence[Read[T]], meter: Meter) -> list[T | Failed]:
         """What each says, in order. Raises BudgetSpent as soon as there is no room for one of them;
@@ -73,6 +79,16 @@ class Interview:
         for (i, _), found in zip(again, second, strict=True):
             out[i] = _read(asked[i], found)
         return out
+
+    def complete(self) -> None:
+        """Raises JudgeError where the endpoint left a question without an answer."""
+        if self._unanswered:
+            why, count = self._unanswered[-1], len(self._unanswered)
+            raise JudgeError(
+                f"{self._where} left {count} of {self.sent + self.known} questions without an "
+                f"answer; the last: {why}",
+                hint=AGAIN,
+            )
 
     def _round(self, questions: Sequence[Question], meter: Meter) -> list[Answer | Unanswered]:
         asides = []
@@ -95,6 +111,8 @@ class Interview:
             answer = jobs[i].result() if known is None else known
             meter.settle(aside, question, answer)
             out.append(answer)
+            if isinstance(answer, Unanswered) and not answer.spent:
+                self._unanswered.append(answer.reason)
             self._silent = self._silent + 1 if isinstance(answer, Unanswered) else 0
             if self._silent >= SILENT:
                 assert isinstance(answer, Unanswered)

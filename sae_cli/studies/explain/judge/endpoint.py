@@ -80,7 +80,8 @@ class Endpoint:
             if attempt == self._spec.retries or self._stop.wait(min(wait, LONGEST_WAIT)):
                 break
             if failed.billed and not room():
-                return Unanswered(f"{failed.reason}, and the budget has no room to ask again")
+                why = f"{failed.reason}, and the budget has no room to ask again"
+                return Unanswered(why, spent=True)
         return failed
 
     def _post(self, body: dict[str, Any]) -> httpx.Response:

@@ -72,3 +72,5 @@ class Unanswered:
     reason: str
     billed: bool = False
     """Whether it may have cost something all the same."""
+    spent: bool = False
+    """Whether it was given up because of the budget, not of the endpoint."""

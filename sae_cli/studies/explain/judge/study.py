@@ -2,7 +2,8 @@
 
 Latents are judged one after the other, in the order in which they were drawn, so where a budget
 ends early, those that were judged are still a fair sample, and the rest says why it was not. A
-question that stays unanswered is left out and counted: its windows are nobody's mistake.
+question whose answers can't be read is left out and counted: its windows are nobody's mistake. One
+that the endpoint never answered is asked by the next run: there are no findings before that.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def judge(
 ) -> None:
     """Ask about the `units` of each SAE, and add to its findings in `out`.
 
-    Raises JudgeError where the endpoint can't be asked; what was answered is kept."""
+    Raises JudgeError where the endpoint can't be asked, or has left questions unanswered when all
+    were asked; what was answered is kept."""
     panel = Panel(spec, by, Asker(bench.tokenizer), train, heldout)
     chosen = {
         key: [unit for unit in each if isinstance(unit.examples, Examples)][: by.latents]
@@ -90,6 +92,7 @@ def judge(
                 f"judge: {interview.sent} questions were sent, {interview.known} had answers "
                 "from before"
             )
+            interview.complete()
 
 
 def _one_sae(
@@ -114,7 +117,7 @@ def _one_sae(
     out.method["judge_model"] = by.model
     out.method["judge"] = {
         "latents": len(units),
-        "judged": len(verdicts),
+        "judged": sum(each != Verdict(None, None) for each in verdicts),
         "stopped": SPENT if spent else None,
         "failed": dict(sorted(failures.items())),
         **meter.record(),
