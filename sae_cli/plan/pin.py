@@ -11,7 +11,7 @@ import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from sae_cli.errors import DataError
 from sae_cli.plan.pin_imported import pinned, places

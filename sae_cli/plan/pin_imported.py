@@ -75,10 +75,11 @@ def _with_digests(fragment: Any, cells: Sequence[Cell]) -> Any:
     by_layer = False
     for cell in cells:
         sae = cell.train
-        if isinstance(sae, ImportedSae) and Path(sae.path) == Path(whole.path):
-            if whole.format in (None, sae.format):
-                found.setdefault(str(sae.layer(cell.layer)), set()).add(str(sae.digest))
-                by_layer |= sae.format in BY_LAYER
+        if not isinstance(sae, ImportedSae) or Path(sae.path) != Path(whole.path):
+            continue
+        if whole.format in (None, sae.format):
+            found.setdefault(str(sae.layer(cell.layer)), set()).add(str(sae.digest))
+            by_layer |= sae.format in BY_LAYER
     sure = {layer: digests.pop() for layer, digests in found.items() if len(digests) == 1}
     if not sure:
         return whole

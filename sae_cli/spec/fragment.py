@@ -68,25 +68,17 @@ _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _partial: dict[str, Any] = {
     name: (_value_type(name, info), _absent(_doc(name, info))) for name, info in SAE_FIELDS.items()
 }
-_partial["digest"] = (
-    Annotated[
-        (
-            _partial["digest"][0],
-            WrapValidator(_one_or_by_layer),
-            PlainSerializer(_as_it_is),
-            WithJsonSchema(
-                {
-                    "anyOf": [
-                        _SHA256,
-                        {"type": "object", "additionalProperties": _SHA256},
-                        {"type": "null"},
-                    ]
-                }
-            ),
-        )
-    ],
-    _absent(_doc("digest", SAE_FIELDS["digest"]) + " Or one for each layer: `{3: ..., 4: ...}`."),
+_digest, _ = _partial["digest"]
+_digest_doc = _doc("digest", SAE_FIELDS["digest"]) + " Or one for each layer: `{3: ..., 4: ...}`."
+_digest_schema = {
+    "anyOf": [_SHA256, {"type": "object", "additionalProperties": _SHA256}, {"type": "null"}]
+}
+_digest_marks = (
+    WrapValidator(_one_or_by_layer),
+    PlainSerializer(_as_it_is),
+    WithJsonSchema(_digest_schema),
 )
+_partial["digest"] = (Annotated[(_digest, *_digest_marks)], _absent(_digest_doc))
 _place: dict[str, Any] = {
     "model": (str, _absent("A model's name.")),
     "layer": (Count, _absent("Layer, from 0.")),
