@@ -11,12 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sae_cli.cli.import_model import Given, Target
 from sae_cli.errors import UsageError
-from sae_cli.spec import models
-from sae_cli.spec.presets import PRESETS, ModelFacts
-from sae_cli.spec.problems import SpecProblems
-from sae_cli.spec.stages import FORWARD, ModelSpec, Site
-from sae_cli.spec.sweep import SweepSpec
+from sae_cli.spec.stages import FORWARD, Site
 from sae_cli.store.formats.files import sae_digest
 from sae_cli.store.formats.found import Found
 from sae_cli.store.formats.said import hub_of
@@ -24,27 +21,6 @@ from sae_cli.store.key import slug
 
 MOST = 5
 """SAEs that an error lists."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the command line says of all SAEs."""
-
-    model: str | None = None
-    layer: int | None = None
-    site: Site | None = None
-    out_site: Site | None = None
-    source: str | None = None
-
-
-@dataclass(frozen=True)
-class Target:
-    """The model that the SAEs are of, as a sweep names it."""
-
-    name: str
-    spec: ModelSpec
-    facts: ModelFacts | None
-    """None: not known on this machine."""
 
 
 @dataclass(frozen=True)
@@ -60,31 +36,6 @@ class Placed:
     digest: str
     source: str | None
     label: str | None = None
-
-
-def target(found: Sequence[Found], given: Given) -> Target:
-    """The model: the one that is given, else the one that the files name. Raises UsageError."""
-    named = sorted({each.said.model for each in found if each.said.model is not None})
-    if given.model is None and len(named) != 1:
-        said = f"name several models ({', '.join(named)})" if named else "do not name their model"
-        raise UsageError(
-            f"the files {said}",
-            hint="--model NAME says which it is (a preset, a hub id, or a local folder)"
-            + ("; or import one model's folder at a time" if named else ""),
-        )
-    name = given.model or named[0]
-    try:
-        spec = models.resolve(name, SweepSpec(name="import"), ())
-    except SpecProblems as error:
-        whose = "" if given.model else "the files name the model "
-        raise UsageError(
-            f"{whose}{error.problems[0].what}",
-            hint="--model NAME says which it is: a preset, a hub id (org/name), or a local folder",
-        ) from error
-    preset = next((n for n, p in PRESETS.items() if p.model.hf == name and name), None)
-    if spec.path is not None:
-        name = spec.path
-    return Target(preset or name, spec, models.facts(spec))
 
 
 def placed(

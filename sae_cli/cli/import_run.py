@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from sae_cli.cli import render
-from sae_cli.cli.import_cells import Given, Placed, Target, name, placed, target
+from sae_cli.cli.import_cells import Placed, name, placed
+from sae_cli.cli.import_model import Given, Target, target
 from sae_cli.cli.import_sweep import text, write
 from sae_cli.errors import UsageError
 from sae_cli.spec.base import Frozen
@@ -91,6 +92,8 @@ def run(
     path = out or Path("sweeps") / f"{sweep}.yaml"
     _refuse_name(sweep)
     written = write(path, text(sweep, whose, cells, root))
+    if whose.note is not None:
+        print(whose.note, file=sys.stderr)
     if as_json:
         said = ImportOutput(
             sweep=sweep,

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from sae_cli.cli.import_cells import Placed, Target
+from sae_cli.cli.import_cells import Placed
+from sae_cli.cli.import_model import Target
 from sae_cli.errors import UsageError
 from sae_cli.spec import yaml as spec_yaml
 from sae_cli.spec.load import preset_sweep
@@ -34,7 +35,7 @@ def text(name: str, model: Target, cells: Sequence[Placed], root: Path) -> str:
         f"# {many} in files of {formats}, as `saectl import` found them. Nothing is trained:\n"
         "# saectl eval reads, checks and judges them, saectl release hands them out.\n"
         f"name: {_plain(name)}\n"
-        f"model: {_plain(model.name)}\n\n"
+        f"model: {_plain(model.name)}\n{_models(model)}\n"
         "# `tokens` are those from which the sites' means and norms are taken; the metrics are of\n"
         "# the held-out ones, other documents."
         + ("" if context is None else " Contexts are as long as the files say.")
@@ -43,10 +44,15 @@ def text(name: str, model: Target, cells: Sequence[Placed], root: Path) -> str:
     )
 
 
+def _models(model: Target) -> str:
+    """The model's own entry, where it has one."""
+    return "" if model.entry is None else _dump({"models": {model.name: dict(model.entry)}})
+
+
 def _data(model: Target, context: int | None) -> dict[str, Any]:
     """The text of the sweep that ships for the model, less of it, in the SAEs' contexts where all
     of them say the same."""
-    shipped: dict[str, Any] = dict(spec_yaml.load(preset_sweep(model.name)).data.get("data", {}))
+    shipped: dict[str, Any] = dict(spec_yaml.load(preset_sweep(model.like)).data.get("data", {}))
     shipped["tokens"] = min(shipped.get("tokens", 400_000), STATISTICS_TOKENS)
     if context is not None:
         shipped["context"] = context

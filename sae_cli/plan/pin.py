@@ -10,22 +10,18 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from sae_cli.errors import DataError
-from sae_cli.spec.cell import Cell
-from sae_cli.spec.imported import ImportedSae
+from sae_cli.plan.pin_imported import pinned, places
 from sae_cli.spec.load import Sweep
 from sae_cli.spec.models import cached_snapshot, local
 from sae_cli.spec.stages import ModelSpec, Source
 from sae_cli.spec.studies import SAE_PROBES_HINT, SAE_PROBES_MISSING, ProbingTask, StudiesSpec
-from sae_cli.spec.sweep import SweepSpec
 from sae_cli.store.atomic import explained, read_json, write_json
 from sae_cli.store.digests import digest_of
-from sae_cli.store.formats.files import sae_digest
 
 _MEMO_FROM = 64 * 2**20
 Pinned = TypeVar("Pinned", Source, ProbingTask)
@@ -54,9 +50,9 @@ class Pins:
             with explained(self._file.parent, "create"):
                 self._file.parent.mkdir(parents=True, exist_ok=True)
             write_json(self._file, dict(sorted(self._pins.items())))
-        cells = tuple(_pinned(cell) for cell in sweep.cells)
-        pinned = {"data": data, "studies": studies, **_places(sweep.spec, cells)}
-        spec = sweep.spec.model_copy(update=pinned)
+        cells = tuple(pinned(cell) for cell in sweep.cells)
+        update = {"data": data, "studies": studies, **places(sweep.spec, cells)}
+        spec = sweep.spec.model_copy(update=update)
         return replace(sweep, models=models, cells=cells, spec=spec)
 
     def _model(self, model: ModelSpec) -> ModelSpec:
@@ -155,47 +151,6 @@ def _named(task: ProbingTask) -> ProbingTask:
         return task
     stem = re.sub(r"[^\w.-]", "_", Path(task.path).stem)
     return task.model_copy(update={"name": stem})
-
-
-def _pinned(cell: Cell) -> Cell:
-    """A cell whose imported SAE has its digest. One that is stated is checked where the files are
-    read: they may be gone once they were."""
-    sae = cell.train
-    if not isinstance(sae, ImportedSae):
-        return cell
-    path, layer = local(sae.path).absolute(), sae.layer(cell.layer)
-    found = sae.digest or sae_digest(sae.format, path, layer)
-    return replace(cell, train=sae.model_copy(update={"path": str(path), "digest": found}))
-
-
-def _places(spec: SweepSpec, cells: Sequence[Cell]) -> dict[str, Any]:
-    """What a sweep says of imported SAEs, with folders that don't hang on where saectl runs, and
-    the digests of those that stand in `include`, which are the last cells."""
-    if not any(isinstance(cell.train, ImportedSae) for cell in cells):
-        return {}
-    matrix = spec.matrix
-    included = [
-        {n: getattr(cell.train, n) for n in ("path", "digest")} if given.path is not None else {}
-        for given, cell in zip(
-            matrix.include, cells[len(cells) - len(matrix.include) :], strict=True
-        )
-    ]
-    update: dict[str, Any] = {
-        "include": tuple(
-            given.model_copy(update=pins)
-            for given, pins in zip(matrix.include, included, strict=True)
-        )
-    }
-    if matrix.sae is not None:
-        update["sae"] = tuple(_absolute(fragment) for fragment in matrix.sae)
-    return {"matrix": matrix.model_copy(update=update), "train": _absolute(spec.train)}
-
-
-def _absolute(fragment: Any) -> Any:
-    """Fields of a training spec, with the folder that they name by its whole path."""
-    if fragment.path is None:
-        return fragment
-    return fragment.model_copy(update={"path": str(local(fragment.path).absolute())})
 
 
 def fetch_sizes(model: ModelSpec) -> None:

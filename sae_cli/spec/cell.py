@@ -101,6 +101,12 @@ def finish(
         for form in ("width", "expansion"):
             if form in shared and form not in values:
                 del fields[form]
+    if "path" in values and "path" in shared and "digest" not in values:  # those are other files
+        fields.pop("digest", None)
+    if isinstance(fields.get("digest"), dict):  # one for each layer of a folder
+        by_layer, named = fields.pop("digest"), fields.get("file_layer")
+        if digest := by_layer.get(str(layer if named is None else named)):
+            fields["digest"] = digest
     places = {**{k: ("train", k) for k in shared}, **draft.places}
     arch = fields.setdefault("arch", ARCH)
     if site == LOW_RANK_SITE and arch != IMPORTED:

@@ -53,9 +53,32 @@ def _absent(doc: str) -> Any:
     return Field(default=None, validate_default=False, description=doc)
 
 
+def _one_or_by_layer(value: Any, check: Callable[[Any], Any]) -> Any:
+    """A digest, or one for each layer that the files of the folder name."""
+    if isinstance(value, dict):
+        return {str(layer): check(digest) for layer, digest in value.items()}
+    return check(value)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+_SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _partial: dict[str, Any] = {
     name: (_value_type(name, info), _absent(_doc(name, info))) for name, info in SAE_FIELDS.items()
 }
+_digest, _ = _partial["digest"]
+_digest_doc = _doc("digest", SAE_FIELDS["digest"]) + " Or one for each layer: `{3: ..., 4: ...}`."
+_digest_schema = {
+    "anyOf": [_SHA256, {"type": "object", "additionalProperties": _SHA256}, {"type": "null"}]
+}
+_digest_marks = (
+    WrapValidator(_one_or_by_layer),
+    PlainSerializer(_as_it_is),
+    WithJsonSchema(_digest_schema),
+)
+_partial["digest"] = (Annotated[(_digest, *_digest_marks)], _absent(_digest_doc))
 _place: dict[str, Any] = {
     "model": (str, _absent("A model's name.")),
     "layer": (Count, _absent("Layer, from 0.")),
@@ -82,10 +105,6 @@ def _axis(value_type: Any, doc: str, *more: Any) -> tuple[Any, Any]:
 
 def _list_or_all(value: Any, check: Callable[[Any], Any]) -> Any:
     return value if value == "all" else check(value)
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
 
 
 _LAYERS_SCHEMA = {

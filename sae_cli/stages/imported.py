@@ -113,6 +113,15 @@ def _fits(coder: Coder, task: Task, folder: Path) -> None:
                 f"{folder} {does} {size} dimensions, and {dep.slug} has {wanted}: it belongs to "
                 "another model or site"
             )
+    assert isinstance(read.work, CacheWork)
+    model, recorded = read.work.model, coder.record.get("model")
+    reinit = recorded.get("reinit") if isinstance(recorded, dict) else None
+    if reinit not in (None, model.reinit):
+        raise StoreError(
+            f"{folder} says that it is of {coder.metadata.get('model_name')}, a model of weights "
+            f"drawn anew (reinit {reinit}); its cell reads {model_name(model)}",
+            hint="let saectl import write the sweep: it judges the SAE on its own model",
+        )
     keys = ("hook_name", "hook_name_out" if coder.transcodes else "hook_name")
     for dep, key in zip((read, predicted), keys, strict=True):
         assert isinstance(dep.work, CacheWork)

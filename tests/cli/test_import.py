@@ -36,6 +36,14 @@ def sized(given: Coder, model: str = "tiny", d_in: int = D) -> Coder:
     return Coder(tensors, given.arch, given.k, metadata)
 
 
+def of_control(folder: Path, model: str = "tiny-random7", **recorded: Any) -> Path:
+    """An SAE that we released of a model whose weights were drawn anew."""
+    made = sized(coder("topk", layer=1), model)
+    made.metadata["saectl"]["model"] = {"builtin": "tiny", "reinit": 7, **recorded}  # type: ignore[index]
+    FORMATS["sparsify"].write(made, folder)
+    return folder
+
+
 def write(folder: Path, form: str = "sparsify", layer: int = 1, **made: Any) -> Path:
     arch = "jumprelu" if form in ("gemma-scope", "circuit-tracer") else "topk"
     out = {"out_site": "mlp_out", "d_out": 24} if form == "circuit-tracer" else {}
@@ -193,3 +201,48 @@ def test_another_file_is_never_overwritten(saectl: Any, tmp_path: Path) -> None:
     refused = saectl("import", "s")
     assert refused.code == USAGE and "is another sweep" in refused.err
     assert sweep.read_text() == edited
+
+
+@pytest.mark.parametrize("given", [(), ("--model", "tiny-random7")])
+def test_an_sae_of_a_model_drawn_anew_is_judged_on_that_model(
+    saectl: Any, tmp_path: Path, given: tuple[str, ...]
+) -> None:
+    of_control(tmp_path / "s")
+    answer = saectl("import", "s", *given)
+    assert (answer.code, answer.err) == (OK, "")
+    file = tmp_path / "sweeps" / "s.yaml"
+    assert read_yaml(file).data["models"] == {"tiny-random7": {"builtin": "tiny", "reinit": 7}}
+    sweep = load(file)
+    (cell,) = sweep.cells
+    model = sweep.models[cell.model]
+    assert (cell.model, model.builtin, model.reinit) == ("tiny-random7", "tiny", 7)
+    assert sweep.spec.data.sources[0].builtin == "tiny", "the text of the model as trained"
+
+
+def test_one_of_a_hub_model_drawn_anew_keeps_its_commit(saectl: Any, tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    of_control(tmp_path / "s", "org/m-random7", builtin=None, hf="org/m", revision=commit)
+    answer = saectl("import", "s")
+    assert answer.code == OK and "1 SAE of m-random7" in answer.out
+    model = load(tmp_path / "sweeps" / "s.yaml").models["m-random7"]
+    assert (model.hf, model.revision, model.reinit) == ("org/m", commit, 7)
+
+
+def test_a_model_drawn_anew_is_never_taken_for_the_trained_one(saectl: Any, tmp_path: Path) -> None:
+    of_control(tmp_path / "s")
+    refused = saectl("import", "s", "--model", "tiny")
+    assert refused.code == USAGE
+    assert "of tiny-random7, weights drawn anew (reinit 7), and --model says tiny" in refused.err
+    of_control(tmp_path / "folder", "m-random7", builtin=None, digest="0" * 64)
+    refused = saectl("import", "folder")
+    assert refused.code == USAGE and "which folder is not recorded" in refused.err
+    assert "models: {m-random7: {path: FOLDER, reinit: 7}}" in refused.err
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_a_model_of_another_name_is_told(saectl: Any, tmp_path: Path) -> None:
+    write(tmp_path / "s", model="their-tiny")
+    answer = saectl("import", "s", "--model", "tiny")
+    assert (answer.code, answer.err) == (OK, "the files name their-tiny; judged on tiny\n")
+    write(tmp_path / "t", model="somebody/tiny")
+    assert saectl("import", "t", "--model", "tiny").err == "", "whose it is, is often left out"

@@ -135,3 +135,31 @@ def test_freed_activations_are_enough_for_it(
     assert serves(Status.EVICTED, array, imported)
     assert not serves(Status.EVICTED, array, topk)
     assert not serves(Status.ABSENT, array, imported)
+
+
+@pytest.mark.parametrize("where", ["axis", "train", "both"])
+@pytest.mark.parametrize("form", ["sparsify", "qwen-scope"])
+def test_a_recorded_sweep_opens_when_the_files_of_an_axis_or_of_train_are_gone(
+    where: str, form: str, tmp_path: Path, workspace: Workspace, clean_home: Path, monkeypatch: Any
+) -> None:
+    for name in ("theirs", "others"):
+        for layer in (1, 2):
+            made = coder("topk", layer=layer, seed=layer if form == "qwen-scope" else 0)
+            FORMATS[form].write(made, tmp_path / name)
+    fields = f"arch: imported, format: {form}, width: 64, function: topk, k: 8"
+    text = {
+        "axis": "matrix: {layer: [1, 2], sae: [{arch: topk, k: 8, width: 64}, "
+        f"{{{fields}, path: theirs}}], exclude: [{{path: theirs, layer: 2}}]}}",
+        "train": f"train: {{{fields}, path: theirs}}\nmatrix: {{layer: [1, 2]}}",
+        "both": f"train: {{{fields}, path: theirs}}\nmatrix: {{layer: [1, 2], sae: [{{label: a}}, "
+        "{label: b, path: others}], include: [{layer: 1, label: c}]}",
+    }[where]
+    (tmp_path / "sweep.yaml").write_text(f"name: theirs\nmodel: tiny\n{text}\n")
+    monkeypatch.chdir(tmp_path)
+    (opened,) = open_sweeps(tmp_path / "sweep.yaml", None, None, workspace, online=False)
+    remember(opened.graph, workspace)
+    for name in ("theirs", "others"):
+        (tmp_path / name).rename(tmp_path / f"{name} moved")
+    (again,) = open_sweeps(None, None, None, workspace, online=False)
+    assert [s.key for s in again.graph.stages] == [s.key for s in opened.graph.stages]
+    assert remember(again.graph, workspace) is None, "what was recorded says the same"

@@ -173,3 +173,21 @@ def test_the_layer_by_which_the_files_name_it_may_be_another(place: Bench, tmp_p
     assert place.failed == {} and "one" in place.finished
     train.run([task(place, "two", "qwen-scope", folder, digest=digest)])
     assert "no qwen-scope folder with layer 3: it has no layer3.sae.pt" in place.failed["two"]
+
+
+def test_one_of_a_model_drawn_anew_is_not_judged_on_the_trained_one(
+    place: Bench, tmp_path: Path
+) -> None:
+    made = coder("topk")
+    recorded = {**made.record, "model": {"builtin": "tiny", "reinit": 7}}
+    metadata = {**made.metadata, "model_name": "tiny-random7", "saectl": recorded}
+    folder = written(tmp_path / "s", "sparsify", replace(made, metadata=metadata))
+    plain, own = task(place, "plain", "sparsify", folder), task(place, "own", "sparsify", folder)
+    capture = own.deps["cache"]
+    assert isinstance(capture.work, CacheWork)
+    anew = capture.work.model.model_copy(update={"reinit": 7})
+    work = capture.work.model_copy(update={"model": anew})
+    own = replace(own, deps={**own.deps, "cache": replace(capture, work=work)})
+    train.run([plain, own])
+    assert place.finished.keys() == {"own"}
+    assert "of tiny-random7, a model of weights drawn anew (reinit 7)" in place.failed["plain"]

@@ -34,6 +34,8 @@ class Said:
     out_site: Site | None = None
     context: int | None = None
     """Tokens of the contexts that it was trained on."""
+    control: Mapping[str, Any] | None = None
+    """The model by our own record, where that is one whose weights were drawn anew."""
 
     def filled(self, other: Said) -> Said:
         """With what `other` says where this says nothing."""
@@ -47,12 +49,15 @@ def by_metadata(metadata: Mapping[str, Any]) -> Said:
     read = spot_of(str(metadata.get("hook_name"))) or (None, None)
     out = spot_of(str(metadata.get("hook_name_out"))) or (None, None)
     layer = record.get("layer", read[0])
+    recorded = record.get("model")
+    anew = isinstance(recorded, dict) and isinstance(recorded.get("reinit"), int)
     return Said(
         model=_text(metadata.get("model_name")),
         layer=metadata.get("hook_layer", metadata.get("layer")) if layer is None else layer,
         site=record.get("site", read[1]),
         out_site=record.get("out_site", out[1]),
         context=_number(metadata.get("context_size")),
+        control=recorded if anew else None,
     )
 
 

@@ -139,6 +139,16 @@ def test_an_outage_is_no_finding_and_the_next_run_asks_what_is_missing(
     assert found.method["judge"]["failed"] == {} and found.method["judge"]["judged"] == 2
 
 
+def test_a_question_that_the_server_will_never_take_is_counted_and_not_asked_for_again(
+    server: JudgeServer, address: str, tmp_path: Path
+) -> None:
+    """As one that is too long for it, or against its rules."""
+    server.faults = [None, (413, {}, "too long")]
+    found, *_ = asked(address, tmp_path, concurrency=1)
+    (reason,) = found.method["judge"]["failed"]
+    assert reason.startswith("the server said 413")
+
+
 def test_where_the_budget_forbids_to_ask_again_the_study_ends_with_that(
     server: JudgeServer, address: str, tmp_path: Path
 ) -> None:

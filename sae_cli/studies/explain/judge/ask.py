@@ -111,7 +111,7 @@ class Interview:
             answer = jobs[i].result() if known is None else known
             meter.settle(aside, question, answer)
             out.append(answer)
-            if isinstance(answer, Unanswered) and not answer.spent:
+            if isinstance(answer, Unanswered) and not (answer.spent or answer.lasting):
                 self._unanswered.append(answer.reason)
             self._silent = self._silent + 1 if isinstance(answer, Unanswered) else 0
             if self._silent >= SILENT:

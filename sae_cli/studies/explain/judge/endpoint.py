@@ -26,6 +26,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 120.0
 SHOWN = 200
 """Characters of a server's own words that an error shows."""
 REFUSED, UNKNOWN, FORM = (401, 403), (404, 405), (400, 422)
+UNFIT = (400, 413, 422)
+"""What a server says of one question that it will never take: too long, or against its rules."""
 AGAIN = "answers that were paid for are kept: mend it and run the same command again"
 
 
@@ -114,7 +116,8 @@ class Endpoint:
                 hint=AGAIN,
             )
         if not response.is_success:
-            return Unanswered(f"the server said {status}: {self._safe(response.text)}")
+            why = f"the server said {status}: {self._safe(response.text)}"
+            return Unanswered(why, lasting=status in UNFIT)
         try:
             whole = response.json()
             choice, usage = whole["choices"][0], whole.get("usage") or {}

@@ -74,3 +74,5 @@ class Unanswered:
     """Whether it may have cost something all the same."""
     spent: bool = False
     """Whether it was given up because of the budget, not of the endpoint."""
+    lasting: bool = False
+    """Whether the server will never take this question, so that to ask again is in vain."""
