@@ -113,7 +113,11 @@ def test_where_the_model_is_not_here_numbers_are_left_with_the_reason(
     saectl: Any, copied: Path
 ) -> None:
     def elsewhere(cfg: Any) -> None:
-        cfg["metadata"]["saectl"]["model"] |= {"hf": "org/model", "builtin": None, "revision": "a" * 40}
+        cfg["metadata"]["saectl"]["model"] |= {
+            "hf": "org/model",
+            "builtin": None,
+            "revision": "a" * 40,
+        }
 
     for path in copied.glob("*/cfg.json"):
         edit(path, elsewhere)
