@@ -215,7 +215,8 @@ def test_the_package_of_data_sets_is_pinned_to_its_version(task, tmp_path, monke
         task("{sae_probes: all}", online=True)
     (tmp_path / "sae_probes-0.4.2.dist-info").mkdir()
     (tmp_path / "sae_probes-0.4.2.dist-info" / "METADATA").write_text("Version: 0.4.2\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    # not syspath_prepend: what it puts back is the empty path
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
     there, key = task("{sae_probes: all}", online=True)
     assert there.digest == "sae-probes 0.4.2" and task("{sae_probes: all}")[1] == key
     with pytest.raises(DataError, match=r"pip install --no-deps sae-probes==0\.4\.1"):

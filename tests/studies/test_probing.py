@@ -12,6 +12,7 @@ from probes import D_SAE, PLANTED, bench, jsonl, planted, sentences
 
 from sae_cli.errors import DataError, Interrupted
 from sae_cli.report.catalogue import CATALOGUE
+from sae_cli.sae.controls import SEED
 from sae_cli.spec.stages import ModelSpec
 from sae_cli.spec.studies import ProbingStudy, ProbingTask
 from sae_cli.studies import probing
@@ -63,7 +64,7 @@ def test_what_stands_beside_it_does_worse_at_one_feature(anchored: tuple[str, Fi
         one = at(found, "k=1", control)
         assert one.value is not None and one.low is not None
         assert one.low <= one.value < 1
-    assert at(found, "k=1", "random").seed == 0
+    assert at(found, "k=1", "random").seed == SEED
     whole, nothing = at(found, "k=all", "all").value, at(found, "k=0", "majority")
     assert whole is not None and whole > 0.8
     assert nothing.value == at(found, "k=0", "majority", "auroc").value == 0.5
