@@ -221,3 +221,12 @@ def test_the_package_of_data_sets_is_pinned_to_its_version(task, tmp_path, monke
     assert there.digest == "sae-probes 0.4.2" and task("{sae_probes: all}")[1] == key
     with pytest.raises(DataError, match=r"pip install --no-deps sae-probes==0\.4\.1"):
         task("{sae_probes: all, digest: sae-probes 0.4.1}", online=True)
+
+
+def test_a_data_set_is_called_after_its_file_and_its_key_holds_the_name(task, tmp_path):
+    one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
+    for file in (one, other):
+        file.write_text('{"text": "a", "label": 1}\n')
+    (there, key), (renamed, moved) = task(f"{{path: {one}}}"), task(f"{{path: {other}}}")
+    assert (there.name, renamed.name) == ("one", "other") and key != moved
+    assert task(f"{{path: {other}, name: one}}")[1] == key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -127,3 +128,22 @@ def test_the_suite_s_card_takes_from_the_sweep_what_it_states(field: str) -> Non
     text = card("suite", ABOUT | {field: value}, [entry()])
     assert ("Ada" if field == "authors" else "mit") in text
     assert ("| License | unknown |" in text) == (field != "license")
+
+
+def test_an_sae_of_a_model_with_random_weights_is_said_to_be_a_control() -> None:
+    drawn = identity(ModelSpec(hf="org/model", revision="abc123", reinit=3))
+    said = "abc123, bfloat16, a control: all weights drawn anew from seed 3"
+    plain, control = entry(), entry(model=drawn)
+    assert said in shown(control) and "drawn anew" not in shown(plain)
+    both = card("suite", ABOUT, [plain, control])
+    assert both.count("(control: random model)") == 1 and said in both
+
+
+@pytest.mark.parametrize(("study", "chose"), [("stability", False), ("truth", True)])
+def test_a_card_says_that_latents_were_chosen_where_a_study_chose_some(
+    study: str, chose: bool
+) -> None:
+    studies = {study: {"key": "33333333", "figures": [], "method": {}, "detail": {}}}
+    text = shown(replace(entry(), studies=studies))
+    assert ("Studies chose latents" in text) is chose
+    assert f"Of single latents: {study} is observational" in text

@@ -162,3 +162,10 @@ def test_another_seed_draws_other_documents() -> None:
     task = ProbingTask(builtin="tiny")
     one, other = (next(islice(data_sets([task], 10, seed), 1, None)) for seed in (0, 1))
     assert one.name == other.name and {*one.texts}.isdisjoint(other.texts)
+
+
+def test_where_a_file_lay_is_no_part_of_what_is_told_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n')
+    (found,) = read(ProbingTask(path=str(file), digest="5" * 64))
+    assert found.origin == f"local files, sha256 {'5' * 64}"
