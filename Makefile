@@ -23,8 +23,8 @@ $(READY): pyproject.toml constraints.txt
 demo: setup  ## text -> activations -> SAEs -> metrics -> release, on the embedded model
 	$(BIN)/saectl run sweeps/tiny.yaml
 
-test: setup  ## the whole test suite
-	$(BIN)/python -m pytest
+test: setup  ## the whole test suite, a part on each core
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 e2e: setup  ## only the tests that run the real command
 	$(BIN)/python -m pytest tests/e2e

@@ -8,6 +8,7 @@ anew; read the difference before you commit it.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,9 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes as cores: a thread each
 
 pytest_plugins = ["s3server", "realcommand", "chromium", "slurmserver", "suiterun", "hubserver"]
 
@@ -111,6 +115,13 @@ def words() -> Any:
 def pytest_configure() -> None:
     settings.register_profile("seeded", derandomize=True, deadline=None)
     settings.load_profile("seeded")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side, a file's tests share a process, and so do all that need the suite's run."""
+    for item in items:
+        suite = "suite" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("suite" if suite else str(item.path)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

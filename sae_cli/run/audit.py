@@ -8,7 +8,6 @@ is no failure: only what was looked at and found otherwise is.
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +17,15 @@ from pydantic import ValidationError
 
 from sae_cli import __version__
 from sae_cli.errors import DataError, ModelError, StoreError
-from sae_cli.plan.pin import builtin_digest, digest, text_digest
-from sae_cli.spec.models import cached_snapshot, no_model_folder
-from sae_cli.spec.stages import DataSpec, ModelSpec
+from sae_cli.plan.pin import text_digest
+from sae_cli.run.recorded import recorded_model
+from sae_cli.spec.stages import DataSpec
 from sae_cli.store.atomic import read_json
 from sae_cli.store.layout import Workspace
 from sae_cli.store.records.ledger import is_done
 from sae_cli.store.releases import Difference, Manifest, differences, read_manifest
 
 SAES = 8
-COMMIT = re.compile(r"[0-9a-f]{40}")
 """SAEs whose numbers are measured again, at most, spread over the suite."""
 TOKENS = 4096
 """Held-out tokens that they are measured on, unless `--samples` says otherwise."""
@@ -132,7 +130,7 @@ def _group(
     say: Callable[[str], None],
 ) -> str | None:
     """Measure SAEs of one model and text, or say why that can't be done here."""
-    spec = _model(own, model)
+    spec = recorded_model(own, model)
     if isinstance(spec, str):
         return spec
     if own.get("out_site") and own["mask"].get("outlier_multiple") is not None:
@@ -157,37 +155,6 @@ def _group(
     found.tokens = max(found.tokens, int(text.tokens.size))
     found.numbers += heavy.measure(found.folder, names, spec, text, "auto")
     return None
-
-
-def _model(own: dict[str, Any], given: str | None) -> ModelSpec | str:
-    """The model to load, or why there is none here. A release may come from anybody: nothing that
-    it names is run, and of the hub only what lies in the cache under a commit is read."""
-    if own["model"].get("trust_remote_code"):
-        return "its model brings code of its own, and no code that a release names is run"
-    recorded = {**own["model"], "trust_remote_code": False}
-    if given is not None:
-        wrong = no_model_folder(given)
-        if wrong is not None:
-            raise ModelError(f"--model {given}: {wrong}", hint="give the folder of the model")
-        if recorded.get("digest") not in (None, digest(Path(given))):
-            return f"{given} is not the model of the record: its digest is another"
-        spec = {**recorded, "hf": None, "builtin": None, "revision": None, "path": given}
-        return ModelSpec.model_validate(spec)
-    if recorded.get("hf") is None and recorded.get("builtin") is None:
-        return "the model is a local folder: say where it is with --model PATH"
-    if recorded.get("hf") is None:
-        if recorded["digest"] != builtin_digest():
-            return "the embedded model is another one in this version of saectl"
-        return ModelSpec.model_validate(recorded)
-    commit = str(recorded.get("revision"))
-    if COMMIT.fullmatch(commit) is None:
-        return f"its record names no commit of {recorded['hf']}"
-    snapshot = cached_snapshot(str(recorded["hf"]), commit)
-    if snapshot is None:
-        return f"{recorded['hf']} is not on this machine: `hf download` it, or say --model PATH"
-    return ModelSpec.model_validate(
-        {**recorded, "hf": None, "revision": None, "path": str(snapshot)}
-    )
 
 
 def _spread(names: Sequence[str]) -> list[str]:

@@ -1,0 +1,138 @@
+"""Which SAE a command line means: one of the workspace, or a folder from anywhere.
+
+In a workspace an SAE has the model of the sweep that made it, wherever that lies. A folder from
+elsewhere (a release, or one SAE of it) has a record alone, and is held to `run.recorded`'s rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae_cli.cli.session import open_sweeps
+from sae_cli.errors import StoreError, UsageError
+from sae_cli.plan.graph import Stage
+from sae_cli.run.recorded import recorded_model
+from sae_cli.spec.problems import closest
+from sae_cli.spec.stages import ModelSpec
+from sae_cli.spec.work import CacheWork
+from sae_cli.store.atomic import read_json
+from sae_cli.store.layout import StageDir, Workspace
+from sae_cli.store.records.ledger import is_done, read_done
+from sae_cli.store.releases import MANIFEST, read_manifest
+
+CFG, METRICS = "cfg.json", "metrics.json"
+
+
+@dataclass(frozen=True)
+class Named:
+    """An SAE, and what is needed to watch it at work."""
+
+    name: str
+    """`slug-key` of its training, or its folder's name in a release."""
+    folder: Path
+    own: Mapping[str, Any]
+    """What it says of itself: `metadata.saectl` of its cfg.json."""
+    model: ModelSpec
+    limit: float | None
+    """Norm above which a token is an outlier and does not count, at the site that it reads."""
+
+
+def named_sae(name: str, workspace: Workspace, model: str | None = None) -> Named:
+    """The one SAE that `name` means: a folder, or a name or key of the workspace.
+
+    `model` is a folder that holds the model, for a folder whose record can't say where it is.
+    Raises UsageError where it means none, or more than one.
+    """
+    found = named_saes(name, workspace, model)
+    if len(found) > 1:
+        names = "\n  ".join(each.name for each in found)
+        raise UsageError(f"{name} means more than one SAE:\n  {names}")
+    return found[0]
+
+
+def named_saes(name: str | None, workspace: Workspace, model: str | None = None) -> list[Named]:
+    """All that `name` means: an SAE's folder, those of a release's folder, those of a workspace's
+    folder, or those of `workspace` whose name or key begins so; without a name, all of these.
+
+    Raises UsageError where it means none.
+    """
+    path = None if name is None else Path(name)
+    if path is not None and path.is_dir():
+        if (path / CFG).is_file():
+            return [_of_folder(path, model)]
+        if (path / MANIFEST).is_file():
+            saes = read_manifest(path).record.get("saes", ())
+            return [_of_folder(path / each, model) for each in saes]
+        workspace, name = Workspace(path), None
+    there = _trained(workspace)
+    chosen = [(place, stage) for place, stage in there if name is None or _means(name, place)]
+    if chosen:
+        return [_of_stage(place, stage) for place, stage in chosen]
+    if name is None:
+        raise UsageError(
+            f"no SAE in {workspace.root} is trained",
+            hint="saectl run sweeps/tiny.yaml trains some",
+        )
+    guess = closest(name, [n for place, _ in there for n in (place.slug, place.path.name)])
+    raise UsageError(
+        f"{name}: no trained SAE in {workspace.root} is called so, and no folder"
+        + (f"  did you mean '{guess}'?" if guess else ""),
+        hint="saectl ls train lists them",
+    )
+
+
+def _means(name: str, place: StageDir) -> bool:
+    return name in (place.slug, place.path.name) or place.key.startswith(name)
+
+
+def _trained(workspace: Workspace) -> list[tuple[StageDir, Stage]]:
+    """The finished trainings (and imports) of every sweep that the workspace has run."""
+    found: dict[str, tuple[StageDir, Stage]] = {}
+    for opened in open_sweeps(None, None, None, workspace, online=False):
+        for stage in opened.graph.of("train"):
+            place = workspace.stage_dir("train", stage.slug, stage.key)
+            if is_done(place):
+                found.setdefault(stage.key, (place, stage))
+    return list(found.values())
+
+
+def _of_stage(place: StageDir, stage: Stage) -> Named:
+    cache = stage.deps["cache"]
+    assert isinstance(cache.work, CacheWork)
+    done = read_done(StageDir(place.path.parents[1] / cache.name))
+    limit = None if done is None else done.summary["outlier_norm"]
+    return Named(place.path.name, place.path, _own(place.path), cache.work.model, limit)
+
+
+def _of_folder(path: Path, model: str | None) -> Named:
+    own = _own(path)
+    spec = recorded_model(own, model)
+    if isinstance(spec, str):
+        raise UsageError(f"{path}: {spec}")
+    record = read_json(path / METRICS)
+    limit = record.get("outlier_norm") if isinstance(record, dict) else None
+    return Named(path.resolve().name, path, own, spec, limit)
+
+
+def _own(path: Path) -> Mapping[str, Any]:
+    cfg = read_json(path / CFG)
+    try:
+        own: Mapping[str, Any] = cfg["metadata"]["saectl"]
+        own["model"], own["layer"], own["site"], own["mask"]
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path} holds no SAE that saectl wrote: its {CFG} does not say what it reads",
+            hint="bring SAEs of other projects in with saectl import",
+        ) from error
+    return own
+
+
+def by_model(saes: Sequence[Named]) -> list[list[Named]]:
+    """SAEs that read one model together, in the order of their first."""
+    groups: dict[str, list[Named]] = {}
+    for each in saes:
+        groups.setdefault(each.model.model_dump_json(), []).append(each)
+    return list(groups.values())
