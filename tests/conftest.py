@@ -117,11 +117,12 @@ def pytest_configure() -> None:
     settings.load_profile("seeded")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Side by side, a file's tests share a process, and so do all that need the suite's run."""
     for item in items:
         suite = "suite" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("suite" if suite else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group("suite" if suite else "-".join(item.path.relative_to(Path(__file__).parent).with_suffix("").parts)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

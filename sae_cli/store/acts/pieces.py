@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,6 @@ from torch import Tensor
 from sae_cli.store.acts.moments import Tally
 from sae_cli.store.acts.norms import norms_of
 from sae_cli.store.tables.writer import Shard
-
-TASKS = 3
-"""What is done with a chunk, each beside the others: written, hashed, measured."""
 
 
 @dataclass(frozen=True)
@@ -54,42 +51,21 @@ class Filling:
     pieces: list[Rows] = field(default_factory=list)
     reasons: list[NDArray[np.uint8]] = field(default_factory=list)
     """Of each chunk."""
-    lock: Lock = field(default_factory=Lock)
-    pending: int = 0
-    """Tasks of the lanes that are not done."""
-    sent: bool = False
-    """Whether the last chunk is among them."""
 
 
-class Chunk:
-    """Pieces that make up a chunk, joined once they are on the host, by whoever comes first."""
-
-    def __init__(self, pieces: list[Rows]) -> None:
-        self._pieces = pieces
-        self._lock = Lock()
-        self.reasons = np.concatenate([piece.reasons for piece in pieces])
-        """Of all its rows."""
-        self.nbytes = sum(piece.acts.nbytes for piece in pieces)
-        self.left = TASKS
-        """Tasks that still need it."""
-
-    def joined(self) -> tuple[Tensor, Tensor | None]:
-        """The chunk's rows [n, d] and, where any were given, their norms [n]; on the host."""
-        with self._lock:
-            pieces = self._pieces
-            for piece in pieces:
-                if piece.ready is not None:
-                    piece.ready.synchronize()
-            if len(pieces) > 1:
-                acts = torch.cat([piece.acts for piece in pieces])
-                norms = [piece.norms for piece in pieces]
-                known = [
-                    norms_of(piece.acts) if given is None else given
-                    for piece, given in zip(pieces, norms, strict=True)
-                    if any(one is not None for one in norms)
-                ]
-                self._pieces = [Rows(acts, self.reasons, torch.cat(known) if known else None)]
-            return self._pieces[0].acts, self._pieces[0].norms
+def joined(pieces: Sequence[Rows]) -> tuple[Tensor, Tensor | None]:
+    """The rows [n, d] of a chunk and, where any were given, their norms [n]; on the host, once they
+    are there."""
+    for piece in pieces:
+        if piece.ready is not None:
+            piece.ready.synchronize()
+    if len(pieces) == 1:
+        return pieces[0].acts, pieces[0].norms
+    acts = torch.cat([piece.acts for piece in pieces])
+    if all(piece.norms is None for piece in pieces):
+        return acts, None
+    norms = [norms_of(piece.acts) if piece.norms is None else piece.norms for piece in pieces]
+    return acts, torch.cat(norms)
 
 
 def on_host(rows: Rows) -> Rows:

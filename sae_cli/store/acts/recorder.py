@@ -11,6 +11,7 @@ device, through how many threads) has no say in a single bit.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,14 @@ from sae_cli.store.acts import encodings
 from sae_cli.store.acts.array import NAME, ArrayPlan, declare
 from sae_cli.store.acts.moments import Tally
 from sae_cli.store.acts.norms import norms_of
-from sae_cli.store.acts.pieces import TASKS, Chunk, Filling, Rows, on_host
+from sae_cli.store.acts.pieces import Filling, Rows, joined, on_host
 from sae_cli.store.acts.strands import Lanes, Strand
 from sae_cli.store.buckets.locate import data_files
 from sae_cli.store.tables.journal import open_part, read_entries
 from sae_cli.store.tables.writer import OnPoint, TableWriter
+
+AT_ONCE = max(2, min(4, (os.cpu_count() or 1) // 2))
+"""Shards that are written, hashed and measured beside each other, each from first row to last."""
 
 
 class Recorder:
@@ -66,7 +70,7 @@ class Recorder:
             raise
         self._own = lanes is None
         self._lanes = lanes or Lanes()
-        self._bytes, self._hashes, self._numbers = Strand(), Strand(), Strand()
+        self._strands = [Strand() for _ in range(AT_ONCE)]
         self._seals: list[Strand] = []
         self._open: dict[int, Filling] = {}
         self._under_way: dict[int, int] = {}
@@ -130,9 +134,9 @@ class Recorder:
 
     def close(self) -> None:
         """Let another writer in; a shard that is not full is forgotten. Twice is harmless."""
-        for strand in (self._bytes, self._hashes, self._numbers):  # the first begins the second's
+        for strand in self._strands:
             self._lanes.forget(strand)
-        for strand in self._seals:  # complete now: only those three begin one
+        for strand in self._seals:  # complete now: only those begin one
             self._lanes.forget(strand)
         for size in self._under_way.values():
             self._lanes.release(size)
@@ -171,29 +175,19 @@ class Recorder:
 
     def _send(self, shard: Filling, last: bool) -> None:
         """Hand a full chunk to the lanes."""
-        chunk, shard.pieces = Chunk(shard.pieces), []
-        reasons, size = chunk.reasons, chunk.nbytes
+        pieces, shard.pieces = shard.pieces, []
+        reasons = np.concatenate([piece.reasons for piece in pieces])
+        size = sum(piece.acts.nbytes for piece in pieces)
         first = shard.file.index * self._table.shard_rows + shard.rows
         shard.rows += len(reasons)
         shard.reasons.append(reasons)
 
-        def store() -> None:
-            acts, _ = chunk.joined()
+        def take() -> None:
+            acts, norms = joined(pieces)
             columns = encodings.encode(acts, self.plan.encoding)
-            arrays = {name: encodings.to_disk(column) for name, column in columns.items()}
-            self._lanes.then(self._hashes, lambda: hashed(arrays))
-            for name, array in arrays.items():
-                shard.file.write(name, array)
+            for name, column in columns.items():
+                shard.file.put(name, encodings.to_disk(column))
             shard.error += encodings.squared_error(acts, columns, self.plan.encoding, reasons == 0)
-            done()
-
-        def hashed(arrays: dict[str, NDArray[Any]]) -> None:
-            for name, array in arrays.items():
-                shard.file.hash(name, array)
-            done()
-
-        def measure() -> None:
-            acts, norms = chunk.joined()
             if not shard.tally.add(acts, reasons == 0, norms):
                 raise StoreError(
                     f"{self._where()}: rows {first} to {first + len(reasons) - 1} hold NaN or Inf "
@@ -201,28 +195,15 @@ class Recorder:
                     hint="store a wider type (cache.dtype: bfloat16 or float32), or look at the "
                     "model",
                 )
-            done()
-
-        def done() -> None:
-            with shard.lock:
-                shard.pending -= 1
-                full = shard.pending == 0 and shard.sent
-                chunk.left -= 1
-                over = chunk.left == 0
-            if over:
-                del self._under_way[id(chunk)]
-                self._lanes.release(size)
-            if full:
+            del self._under_way[id(pieces)]
+            self._lanes.release(size)
+            if last:
                 self._seals.append(Strand())  # of its own: the next shard need not wait
                 self._lanes.then(self._seals[-1], lambda: self._seal(shard))
 
         self._lanes.reserve(size)
-        self._under_way[id(chunk)] = size
-        with shard.lock:
-            shard.pending += TASKS
-            shard.sent = last
-        self._lanes.submit(self._bytes, store)
-        self._lanes.submit(self._numbers, measure)
+        self._under_way[id(pieces)] = size
+        self._lanes.submit(self._strands[shard.file.index % len(self._strands)], take)
 
     def _seal(self, shard: Filling) -> None:
         moments = shard.tally.moments(shard.error)
