@@ -120,9 +120,11 @@ def pytest_configure() -> None:
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Side by side, a file's tests share a process, and so do all that need the suite's run."""
+    here = Path(__file__).parent
     for item in items:
+        file = "-".join(item.path.relative_to(here).with_suffix("").parts)
         suite = "suite" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("suite" if suite else "-".join(item.path.relative_to(Path(__file__).parent).with_suffix("").parts)))
+        item.add_marker(pytest.mark.xdist_group("suite" if suite else file))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

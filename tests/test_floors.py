@@ -32,8 +32,8 @@ MAY_IMPORT = {
     "run": GROUND | {"store", "plan", "stages", "studies"},
     "cli": GROUND | {"store", "plan", "report", "run", "studies"},
 }
-"""What a floor may import beside itself. `run` and `cli` import the heavy parts of `stages` and `studies`
-by name only, or inside functions."""
+"""What a floor may import beside itself. `run` and `cli` import the heavy parts of `stages` and
+`studies` by name only, or inside functions."""
 EXCEPTIONS = {
     ("sae_cli/plan/pin.py", "sae_cli.lm.tiny"),
     ("sae_cli/plan/pin.py", "sae_cli.lm.tiny.grammar"),
