@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from realcommand import PATIENCE, SMALL, Disk, Saectl, processes, saectl
+from realcommand import SMALL, Disk, Saectl, processes, saectl
 
 __all__ = ["processes", "saectl"]
 
@@ -49,28 +48,8 @@ def warm(saectl: Saectl, finished: Disk) -> Saectl:
     return saectl
 
 
-@pytest.fixture(scope="session", autouse=True)
-def early(
-    request: pytest.FixtureRequest,
-    command: Callable[[Path], Saectl],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[Path, subprocess.Popen[str]] | None]:
-    """The demo, started beside the other tests (it takes the longest), if any test wants it."""
-    if not any("demo" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        yield None
-        return
-    store = tmp_path_factory.mktemp("demo") / "store"
-    process = command(store).start("run", "sweeps/tiny.yaml", "--json")
-    yield store, process
-    process.kill()
-    process.communicate()
-
-
 @pytest.fixture(scope="session")
-def demo(early: tuple[Path, subprocess.Popen[str]]) -> Any:
+def demo(command: Callable[[Path], Saectl], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the run of the demo said in JSON, and its workspace as `store`."""
-    store, process = early
-    said = process.communicate(timeout=PATIENCE)[0]
-    assert process.returncode == 0, said
-    (run,) = json.loads(said)["sweeps"]
-    return {"store": store, **run}
+    store = tmp_path_factory.mktemp("demo") / "store"
+    return {"store": store, **command(store).sweep("run", "sweeps/tiny.yaml")}
