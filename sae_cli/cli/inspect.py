@@ -205,9 +205,9 @@ def _print(found: InspectOutput, top: int) -> None:
             rows[-1] = (*rows[-1][:3], "none active")
     render.table(["position", "token", "active", "strongest"], rows, right=["position", "active"])
     here = found.tokens[found.position + 1]
-    likely = ", ".join(f"'{plainly(n.text)}' {n.probability:.1%}" for n in found.next)
+    likely = ", ".join(f"'{plainly(n.text)}' {_percent(n.probability)}" for n in found.next)
     print(f"\nbehind {found.position} '{plainly(here.text)}' comes: {likely}")
-    target = f"'{plainly(found.target.text)}' ({found.target.probability:.1%})"
+    target = f"'{plainly(found.target.text)}' ({_percent(found.target.probability)})"
     if not found.contributions:
         print(f"contributions to {target}: none, {found.why_no_contributions}")
     else:
@@ -235,3 +235,7 @@ def _print(found: InspectOutput, top: int) -> None:
             print(f"logits of this model's number format come in steps of {found.resolution:g}")
     for note in found.notes:
         print(f"note: {note}")
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 else f"{100 * share:.1g}%"

@@ -7,6 +7,7 @@ elsewhere (a release, or one SAE of it) has a record alone, and is held to `run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sae_cli.cli.session import open_sweeps, recorded
-from sae_cli.errors import StoreError, UsageError
+from sae_cli.errors import SaectlError, StoreError, UsageError
 from sae_cli.plan.graph import Stage
 from sae_cli.plan.pin import digest
 from sae_cli.run.recorded import recorded_model
@@ -57,8 +58,9 @@ def named_sae(name: str, workspace: Workspace, model: str | None = None) -> Name
     """
     found = named_saes(name, workspace, model)
     if len(found) > 1:
-        names = "\n  ".join(each.name for each in found)
-        raise UsageError(f"{name} means more than one SAE:\n  {names}")
+        release = Path(name).is_dir()
+        names = "\n  ".join(str(each.folder) if release else each.name for each in found)
+        raise UsageError(f"{name} means more than one SAE, name one:\n  {names}")
     return found[0]
 
 
@@ -82,7 +84,7 @@ def named_saes(name: str | None, workspace: Workspace, model: str | None = None)
                 "no workspace that a sweep was run in"
             )
     there = _trained(workspace) if recorded(workspace) else []
-    chosen = [(place, stage) for place, stage in there if name is None or _means(name, place)]
+    chosen = there if name is None else _meant(name, there)
     if chosen:
         return [_of_stage(place, stage, model) for place, stage in chosen]
     if name is None:
@@ -100,8 +102,14 @@ def named_saes(name: str | None, workspace: Workspace, model: str | None = None)
     )
 
 
-def _means(name: str, place: StageDir) -> bool:
-    return name in (place.slug, place.path.name) or place.key.startswith(name)
+def _meant(name: str, there: Sequence[tuple[StageDir, Stage]]) -> list[tuple[StageDir, Stage]]:
+    """Those that are called so; where none is, those whose name or key begins so."""
+    exact = [each for each in there if name in (each[0].slug, each[0].path.name, each[0].key)]
+    return exact or [
+        each
+        for each in there
+        if any(known.startswith(name) for known in (each[0].path.name, each[0].key))
+    ]
 
 
 def _trained(workspace: Workspace) -> list[tuple[StageDir, Stage]]:
@@ -118,10 +126,13 @@ def _trained(workspace: Workspace) -> list[tuple[StageDir, Stage]]:
 def _at(path: Path, model: str | None) -> Named:
     """The SAE of a folder; of one in a workspace, that knows more than the folder's record."""
     here = path.resolve()
+    there = []
     if here.parent.name == "train" and recorded(Workspace(here.parents[1])):
-        for place, stage in _trained(Workspace(here.parents[1])):
-            if place.path.resolve() == here:
-                return _of_stage(place, stage, model)
+        with suppress(SaectlError):  # a sweep whose model has moved can't be opened
+            there = _trained(Workspace(here.parents[1]))
+    for place, stage in there:
+        if place.path.resolve() == here:
+            return _of_stage(place, stage, model)
     return _of_folder(path, model)
 
 
@@ -133,18 +144,12 @@ def _of_stage(place: StageDir, stage: Stage, model: str | None) -> Named:
     own, spec = _own(place.path), cache.work.model
     if model is not None:
         spec = _read_from(place.path, own, model)
-    elif spec.path is not None:
-        if not Path(spec.path).is_dir():
-            raise UsageError(
-                f"{place.path.name}: its model was in {spec.path}, and is not there any more",
-                hint="say where it is with --model PATH",
-            )
-        if spec.digest not in (None, digest(Path(spec.path))):
-            raise StoreError(
-                f"{spec.path} is not the model that {place.path.name} was trained on: its files "
-                "have changed",
-                hint="bring back the files, or say where they are with --model PATH",
-            )
+    elif spec.path is not None and spec.digest not in (None, digest(Path(spec.path))):
+        raise StoreError(
+            f"{spec.path} is not the model that {place.path.name} was trained on: its files have "
+            "changed",
+            hint="bring back the files, or say where they are with --model PATH",
+        )
     return Named(place.path.name, place.path, own, spec, limit)
 
 

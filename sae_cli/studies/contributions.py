@@ -4,10 +4,10 @@
     gradient_v1     of feature i = f_i (W_dec_i . dlogit / dx)
 
 x is what the SAE's decoder writes to (the site that it reads, or the one that a transcoder
-predicts), f_i the feature's value there. The feature alone is set to zero: all that the SAE does
-not explain, its error, stays, and so do all other features and positions. Both are in logits,
-float32 of forwards in the model's dtype. Contributions of several features need not add up: what lies
-behind is not linear. The clean logit stands in the same batch as the edited ones, so that a
+predicts), and f_i the feature's value there. The feature alone is set to zero: all that the SAE
+does not explain, its error, stays, and so do all other features and positions. Both are in logits,
+float32 of forwards in the model's dtype. Contributions of several features need not add up: what
+lies behind is not linear. The clean logit stands in the same batch as the edited ones, so that a
 difference is the edit's and no other rounding's.
 
 The model's number format limits what a difference of two logits can show: `resolution` is the step
@@ -123,8 +123,8 @@ def gradient(live: Live, ids: Tensor, position: int, target: int) -> Tensor:
 def _set_to_zero(
     live: Live, forwards: Forwards, ids: Tensor, writes: Tensor, position: int, target: int
 ) -> tuple[Tensor, Tensor]:
-    """The clean logit and that without each of `writes` `[n, d_out]`, float32 `[n]` both: forwards
-    of as many as fit, the first row of each batch unchanged."""
+    """The clean logit and that without each of `writes` `[n, d_out]`, float32 `[n]` both, from
+    forwards of as many as fit, the first row of each batch unchanged."""
     vocabulary = live.reader.model.get_output_embeddings().weight.shape[0]
     per = min(len(writes), max(1, LOGITS // (ids.shape[1] * vocabulary) - 1))
     clean, without = [], []

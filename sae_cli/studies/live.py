@@ -78,7 +78,12 @@ class Reader:
         return self.behind_the_end(self.tokens(text))
 
     def tokens(self, text: str) -> list[int]:
-        """The ids of a text alone. Raises DataError if it is empty."""
+        """The ids of a text alone. Raises DataError if it is empty, or no text of whole
+        characters."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError("the text is not UTF-8: it holds parts of characters") from error
         found = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if not found:
             raise DataError("the text is empty")
