@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sae_cli import __version__
 from sae_cli.cli import render
@@ -22,6 +23,9 @@ from sae_cli.spec.rules import (
     written,
 )
 from sae_cli.store.atomic import sha256_of, write_bytes
+
+if TYPE_CHECKING:
+    from sae_cli.studies.monitor import Monitor
 
 
 def target_of(rules: Rules, path: Path, negatives: Path, out: Path | None, replace: bool) -> Path:
@@ -47,16 +51,13 @@ def target_of(rules: Rules, path: Path, negatives: Path, out: Path | None, repla
 
 
 def calibrated(
-    monitor: object,
+    monitor: Monitor,
     negatives: Path,
     out: Path,
     identity: tuple[SaeIdentity, ModelIdentity],
     path: Path,
 ) -> int:
     """Score the texts, find the thresholds, write the file."""
-    from sae_cli.studies.monitor import Monitor
-
-    assert isinstance(monitor, Monitor)
     rules = monitor.rules
     scores, texts, distinct = _scores(monitor, negatives)
     found = [
@@ -87,12 +88,10 @@ def calibrated(
     return OK
 
 
-def _scores(monitor: object, negatives: Path) -> tuple[list[list[float | None]], int, int]:
+def _scores(monitor: Monitor, negatives: Path) -> tuple[list[list[float | None]], int, int]:
     """Of each rule the scores of all texts; how many texts there are, and how many differ."""
     from sae_cli.cli.monitoring import text_and_label
-    from sae_cli.studies.monitor import Monitor
 
-    assert isinstance(monitor, Monitor)
     scores: list[list[float | None]] = [[] for _ in monitor.rules.rules]
     seen, texts = set[bytes](), 0
     with negatives.open("rb") as stream:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sae_cli.cli import render
 from sae_cli.cli.lines import Line, lines, no_field
@@ -22,8 +22,10 @@ from sae_cli.cli.watched import (
     VerdictLine,
 )
 from sae_cli.errors import DataError
-from sae_cli.studies.monitor import Monitor, Score, Scored
-from sae_cli.studies.verdicts import Estimate, Tally
+
+if TYPE_CHECKING:  # torch stays away until a stream is watched
+    from sae_cli.studies.monitor import Monitor, Score, Scored
+    from sae_cli.studies.verdicts import Estimate
 
 Label = bool | dict[str, bool] | None
 
@@ -32,6 +34,8 @@ class Watch:
     """The rules of a file, at work on one stream."""
 
     def __init__(self, monitor: Monitor, file: Path, sae: str) -> None:
+        from sae_cli.studies.verdicts import Tally
+
         self._monitor, self._file, self._sae = monitor, file, sae
         self._names = [rule.name for rule in monitor.rules.rules]
         self._tallies = {name: Tally() for name in self._names}
