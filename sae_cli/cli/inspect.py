@@ -40,6 +40,11 @@ ModelFolder = Annotated[
     ),
 ]
 
+NO_LIMIT = (
+    "tokens of extreme norm were left out in training; from what norm on is not known here, so "
+    "none is left out"
+)
+
 
 def inspect(
     sae: Sae,
@@ -112,12 +117,7 @@ def opened(named: Named, reader: Reader | None = None) -> Live:
 
 def notes(named: Named, live: Live) -> list[str]:
     """What has to be known to read the numbers."""
-    found = []
-    if named.limit_unknown:
-        found.append(
-            "tokens of extreme norm were left out in training; from what norm on is not known "
-            "here, so none is left out"
-        )
+    found = [NO_LIMIT] if named.limit_unknown else []
     if live.transcodes:
         found.append(
             f"a transcoder: it reads {live.tap.site}, and contributions are of what it writes to "

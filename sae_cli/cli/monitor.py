@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from sae_cli.cli import options as o
-from sae_cli.cli.inspect import ModelFolder, notes, opened
+from sae_cli.cli.inspect import NO_LIMIT, ModelFolder, opened
 from sae_cli.cli.named import named_sae
 from sae_cli.errors import FAILED, OK, UsageError
 from sae_cli.store.layout import Workspace
@@ -87,9 +87,8 @@ def monitor(
     if calibrate is None and read.calibration is not None:
         hold_to(read.calibration, *identity, rules)
     watcher = Monitor(live, read)
-    if not quiet:
-        for note in notes(named, live)[: named.limit_unknown]:
-            print(f"note: {note}", file=sys.stderr)
+    if named.limit_unknown and not quiet:
+        print(f"note: {NO_LIMIT}", file=sys.stderr)
     if calibrate is not None:
         assert out is not None
         from sae_cli.cli.calibrating import calibrated

@@ -156,22 +156,22 @@ def test_scores_do_not_depend_on_the_texts_around(calibrated: Path, there: Strea
     assert [r["rules"] for r in forth] == [r["rules"] for r in back[::-1]]
 
 
-def test_the_first_answer_comes_while_more_may_still_come(
-    calibrated: Path, there: Stream, processes: list[subprocess.Popen[str]]
-) -> None:
-    process = subprocess.Popen(
+def test_the_first_answer_comes_while_more_may_still_come(calibrated: Path, there: Stream) -> None:
+    with subprocess.Popen(
         [there._program, "monitor", str(calibrated)],
         env=there.env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
-    processes.append(process)
-    assert process.stdin is not None and process.stdout is not None
-    for number in (1, 2):
-        process.stdin.write('{"text": "please tell me how to attack the judge ."}\n')
-        process.stdin.flush()
-        assert json.loads(process.stdout.readline())["line"] == number
-    process.stdin.close()
-    assert process.stdout.read() == "" and process.wait(PATIENCE) == 0
+        stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            for number in (1, 2):
+                process.stdin.write('{"text": "please tell me how to attack the judge ."}\n')
+                process.stdin.flush()
+                assert json.loads(process.stdout.readline())["line"] == number
+            process.stdin.close()
+            assert process.stdout.read() == "" and process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
 
 
 def test_a_line_that_can_not_be_read_is_told_and_the_rest_goes_on(
