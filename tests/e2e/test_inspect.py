@@ -81,7 +81,7 @@ def test_a_name_that_means_none_is_answered_with_one_like_it(there: Saectl) -> N
 def test_an_imported_sae_says_what_it_said_where_it_came_from(
     there: Saectl, saectl: Saectl, finished: Disk, tmp_path: Path
 ) -> None:
-    """The small sweep's TopK SAE by way of sparsify's files; its latents are its own."""
+    """Three SAEs of a place come back; one of them is the one that was asked before."""
     saectl("import", released(finished), "--format", "saelens", "--name", "back", "--out",
            tmp_path / "back.yaml")  # fmt: skip
     sets = ["data.tokens=16_384", "data.heldout_tokens=4096", "data.context=64",
