@@ -15,6 +15,8 @@ from sae_cli.cli import (
     gc,
     importing,
     inspect,
+    look,
+    monitor,
     plan,
     report,
     results,
@@ -40,6 +42,7 @@ app = typer.Typer(
 # Typer carries its own copy of click in some releases: take the class from what it exports.
 _UsageProblem: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 STAGES, LOOK, KEEP = "Stages", "Before and after", "Workspace"
+INSIDE = "Look inside"
 _VERBS: tuple[tuple[str, Kind | None, str], ...] = (
     ("run", None, "All stages of a sweep, in order, only what is missing."),
     ("cache", "cache", "Text to stored activations; every site of a model in one forward."),
@@ -57,8 +60,10 @@ app.command(rich_help_panel=LOOK)(bench.bench)
 app.command(rich_help_panel=LOOK)(results.results)
 app.command(rich_help_panel=LOOK)(compare.compare)
 app.command(rich_help_panel=LOOK)(report.report)
-app.command("ls", rich_help_panel=KEEP)(inspect.ls)
-app.command(rich_help_panel=KEEP)(inspect.show)
+app.command(rich_help_panel=INSIDE)(inspect.inspect)
+app.command(rich_help_panel=INSIDE)(monitor.monitor)
+app.command("ls", rich_help_panel=KEEP)(look.ls)
+app.command(rich_help_panel=KEEP)(look.show)
 app.command(rich_help_panel=KEEP)(verify.verify)
 app.command(rich_help_panel=KEEP)(gc.gc)
 app.command(rich_help_panel=KEEP)(schema.schema)

@@ -1,130 +1,241 @@
-"""`saectl ls` and `saectl show`: what the workspace holds, and all that is known of one thing."""
+"""`saectl inspect`: which features are active in a text, token by token, and what they do to the
+next token."""
 
 from __future__ import annotations
 
 import json as jsonlib
-from typing import Annotated, Any
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sae_cli.cli import options as o
 from sae_cli.cli import render
+from sae_cli.cli.named import Named, named_sae
+from sae_cli.cli.plainly import plainly
 from sae_cli.errors import OK, UsageError
-from sae_cli.plan.reason import ago
-from sae_cli.spec.problems import closest
-from sae_cli.spec.work import KINDS
-from sae_cli.store.atomic import read_json
-from sae_cli.store.layout import StageDir, Workspace, size_of
-from sae_cli.store.records.space import told
-from sae_cli.store.records.status import state
+from sae_cli.store.layout import Workspace
+
+if TYPE_CHECKING:  # its models take long to build
+    from sae_cli.cli.watched import InspectOutput, NextLine
+    from sae_cli.studies.live import Live, Reader
+    from sae_cli.studies.watching import NextToken, Watched
+
+Sae = Annotated[
+    str,
+    typer.Argument(
+        metavar="SAE",
+        show_default=False,
+        help="The name or key of an SAE of the workspace, or the folder of one.",
+    ),
+]
+ModelFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="PATH",
+        show_default=False,
+        help="The folder that holds the SAE's model, where its record can't say.",
+    ),
+]
+
+NO_LIMIT = (
+    "tokens of extreme norm were left out in training; from what norm on is not known here, so "
+    "none is left out"
+)
 
 
-def ls(
-    kind: Annotated[
-        str | None, typer.Argument(help="tokens, cache, train, eval or release.")
+def inspect(
+    sae: Sae,
+    text: Annotated[
+        str | None, typer.Option("--text", show_default=False, help="The text to look at.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            metavar="FILE",
+            show_default=False,
+            help="Its file instead (-: stdin). A line break at its end is left away.",
+        ),
+    ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="As a user's message in the model's chat template."),
+    ] = False,
+    top: Annotated[
+        int,
+        typer.Option("--top", min=1, metavar="N", help="Features and next tokens that are shown."),
+    ] = 5,
+    position: Annotated[
+        int,
+        typer.Option(
+            "--position",
+            metavar="P",
+            help="Token whose next one is looked at, from 0; from the end below 0.",
+        ),
+    ] = -1,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            metavar="WORD",
+            show_default=False,
+            help="Contributions to this next token, not to the most likely one.",
+        ),
     ] = None,
     store: o.Store = o.DEFAULT_STORE,
+    model: ModelFolder = None,
     json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> int:
-    """What the workspace holds, by kind and name."""
-    if kind is not None and kind not in KINDS:
-        guess = closest(kind, KINDS)
-        raise UsageError(
-            f"'{kind}' is no kind of stage ({', '.join(KINDS)})"
-            + (f"  did you mean '{guess}'?" if guess else "")
+    """Which features are active in a text, token by token, and what they do to the next token."""
+    given = _text(text, file)
+    named = named_sae(sae, Workspace(store), model)
+
+    from sae_cli.studies.watching import watch
+
+    live = opened(named)
+    if chat:
+        given = live.reader.chat([{"role": "user", "content": given}])
+    watched = watch(live, given, top=top, position=position, word=token)
+    found = _output(named, live, watched)
+    if json:
+        print(jsonlib.dumps(found.model_dump(mode="json"), indent=2))
+    else:
+        _print(found, top)
+    return OK
+
+
+def opened(named: Named, reader: Reader | None = None) -> Live:
+    """The SAE, and its model (unless there is one already), loaded."""
+    from sae_cli.studies.live import Live, Reader
+
+    return Live(reader or Reader(named.model), named.folder, named.own, named.limit)
+
+
+def notes(named: Named, live: Live) -> list[str]:
+    """What has to be known to read the numbers."""
+    found = [NO_LIMIT] if named.limit_unknown else []
+    if live.transcodes:
+        found.append(
+            f"a transcoder: it reads {live.tap.site}, and contributions are of what it writes to "
+            f"{live.written.site}"
         )
-    found = [
-        (place, state(place), size_of(place.path))
-        for k in KINDS
-        if kind in (None, k)
-        for place in Workspace(store).stages(k)
-    ]
-    if json:
-        lines = [
-            {
-                "kind": p.kind,
-                "slug": p.slug,
-                "key": p.key,
-                "path": str(p),
-                "status": s.status,
-                "age_s": s.age,
-                "bytes": size,
-            }
-            for p, s, size in found
-        ]
-        print(jsonlib.dumps({"version": 1, "stages": lines}, indent=2))
-        return OK
-    if not found:
-        print(f"{store}: nothing there yet")
-        return OK
-    render.table(
-        ["kind", "name", "key", "status", "age", "size"],
-        [(p.kind, p.slug, p.key, s.status, ago(s.age), told(size)) for p, s, size in found],
-        right=["size"],
-    )
-    return OK
+    return found
 
 
-def show(
-    key: Annotated[
-        str, typer.Argument(metavar="KEY", help="A stage's key (or its first digits), or its name.")
-    ],
-    store: o.Store = o.DEFAULT_STORE,
-    json: o.Json = False,
-    verbose: o.Verbose = False,
-) -> int:
-    """All that is known of one stage: spec, inputs, outcome, files with their digests."""
-    place = _find(key, Workspace(store))
-    now = state(place)
-    record: dict[str, Any] = {
-        "version": 1,
-        "kind": place.kind,
-        "slug": place.slug,
-        "key": place.key,
-        "path": str(place),
-        "status": str(now.status),
-        "cause": now.cause,
-        "spec": read_json(place.spec),
-        "done": read_json(place.done),
-    }
-    if json:
-        print(jsonlib.dumps(record, indent=2))
-        return OK
-    print(f"{place.kind}/{place.slug}-{place.key}  {now.status}  {ago(now.age)}\n{place}")
-    if now.cause:
-        print(f"cause: {now.cause}")
-    for title in ("spec", "done"):
-        if record[title] is not None:
-            print(f"\n{title}")
-            for name, value in _flat(record[title], ""):
-                print(f"  {name:<44} {value}")
-    return OK
+def _text(text: str | None, file: Path | None) -> str:
+    if (text is None) == (file is None):
+        raise UsageError("give a text: --text '...', or --file FILE (one of them)")
+    if file is None:
+        assert text is not None
+        return text
+    try:
+        raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        return raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8 text") from error
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror or error}") from error
 
 
-def _find(key: str, workspace: Workspace) -> StageDir:
-    every = list(workspace.stages())
-    found = [p for p in every if p.key.startswith(key)] or [
-        p
-        for p in every
-        if key in (p.slug, f"{p.kind}/{p.slug}", p.path.name, f"{p.kind}/{p.path.name}")
-    ]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = "\n  ".join(f"{p.kind}/{p.path.name}" for p in found)
-        raise UsageError(f"{key} means more than one stage:\n  {names}")
-    guess = closest(key, [n for p in every for n in (p.key, p.slug)])
-    raise UsageError(
-        f"{key}: no such stage in {workspace.root}"
-        + (f"  did you mean '{guess}'?" if guess else ""),
-        hint="saectl ls lists them",
+def _output(named: Named, live: Live, found: Watched) -> InspectOutput:
+    from sae_cli.cli import watched as w
+
+    some = found.contributions
+    spec = named.model
+    return w.InspectOutput(
+        sae=named.name,
+        model=str(spec.hf or spec.builtin or spec.path),
+        layer=live.tap.layer,
+        site=live.tap.site,
+        out_site=live.written.site if live.transcodes else None,
+        tokens=tuple(
+            w.TokenLine(
+                position=t.position,
+                id=t.id,
+                text=t.text,
+                counts=not t.why_not,
+                why_not=t.why_not,
+                active=t.active,
+                features=tuple(w.FeatureLine(feature=f, activation=v) for f, v in t.features),
+            )
+            for t in found.tokens
+        ),
+        position=found.position,
+        next=tuple(map(_next, found.next)),
+        target=_next(found.target),
+        resolution=None if some is None else some.resolution,
+        active=None if some is None else some.active,
+        tried=None if some is None else len(some.found),
+        contributions=None
+        if some is None
+        else tuple(
+            w.ContributionLine(
+                feature=c.feature,
+                activation=c.activation,
+                contribution_v1=c.contribution,
+                gradient_v1=c.gradient,
+            )
+            for c in some.found
+        ),
+        why_no_contributions=found.why_none,
+        notes=tuple(notes(named, live)),
     )
 
 
-def _flat(value: Any, path: str) -> list[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        return [p for k, v in value.items() for p in _flat(v, f"{path}.{k}" if path else str(k))]
-    if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
-        return [p for i, v in enumerate(value) for p in _flat(v, f"{path}.{i}")]
-    return [(path, "null" if value is None else str(value))]
+def _next(token: NextToken) -> NextLine:
+    from sae_cli.cli.watched import NextLine
+
+    return NextLine(id=token.id, text=token.text, probability=token.probability, logit=token.logit)
+
+
+def _print(found: InspectOutput, top: int) -> None:
+    place = f"layer {found.layer} {found.site}" + (f" to {found.out_site}" * bool(found.out_site))
+    print(f"{found.sae}: {place} of {found.model}")
+    rows = []
+    for t in found.tokens:
+        strongest = "  ".join(f"{each.feature}:{each.activation:.4g}" for each in t.features)
+        where = "front" if t.position < 0 else str(t.position)
+        why = f"does not count: {', '.join(t.why_not)}"
+        rows.append((where, plainly(t.text), t.active if t.counts else "-", strongest or why))
+        if t.counts and not t.features:
+            rows[-1] = (*rows[-1][:3], "none active")
+    render.table(["position", "token", "active", "strongest"], rows, right=["position", "active"])
+    here = found.tokens[found.position + 1]
+    likely = ", ".join(f"'{plainly(n.text)}' {_percent(n.probability)}" for n in found.next)
+    print(f"\nbehind {found.position} '{plainly(here.text)}' comes: {likely}")
+    target = f"'{plainly(found.target.text)}' ({_percent(found.target.probability)})"
+    if not found.contributions:
+        print(f"contributions to {target}: none, {found.why_no_contributions}")
+    else:
+        shown = found.contributions[:top]
+        print(
+            f"contributions to the logit {found.target.logit:.4f} of {target}, the largest "
+            f"{len(shown)} of {found.active} active features"
+        )
+        render.table(
+            ["feature", "activation", "contribution", "by gradient"],
+            [
+                (
+                    c.feature,
+                    f"{c.activation:.4g}",
+                    f"{c.contribution_v1:+.4f}",
+                    f"{c.gradient_v1:+.4f}",
+                )
+                for c in shown
+            ],
+            right=["feature", "activation", "contribution", "by gradient"],
+        )
+        if found.tried != found.active:
+            print(f"{found.tried} of {found.active} were tried, the largest by gradient")
+        if found.resolution is not None and found.resolution > 0.01:
+            print(f"logits of this model's number format come in steps of {found.resolution:g}")
+    for note in found.notes:
+        print(f"note: {note}")
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 else f"{100 * share:.1g}%"

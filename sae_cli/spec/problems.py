@@ -111,6 +111,7 @@ _WORDING = {
     "greater_than": "{v} is not greater than {gt:g}",
     "greater_than_equal": "{v} is less than {ge:g}",
     "less_than_equal": "{v} is more than {le:g}",
+    "less_than": "{v} is not less than {lt:g}",
     "tuple_type": "{v} is not a list (write [{v}])",
     "dict_type": "{v} is not a mapping of keys",
     "model_type": "{v} is not a mapping of keys",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from sae_cli.spec.base import Execution, Frozen, Shape
 from sae_cli.spec.fragment import MatrixSpec, TrainFragment
 from sae_cli.spec.resources import Resources, StorageSpec
+from sae_cli.spec.sections import keys_of
 from sae_cli.spec.size import Size
 from sae_cli.spec.stages import (
     CacheSpec,
@@ -69,23 +70,4 @@ class SweepSpec(Frozen):
 
 def known_keys() -> dict[str, tuple[str, ...]]:
     """The keys each section of a sweep admits, by dotted path (`*` for an index or a free name)."""
-    out: dict[str, tuple[str, ...]] = {}
-    _collect(SweepSpec, "", out)
-    return out
-
-
-def _collect(part: type[Frozen], path: str, out: dict[str, tuple[str, ...]]) -> None:
-    out[path] = tuple(part.model_fields)
-    for name, info in part.model_fields.items():
-        here = f"{path}.{name}" if path else name
-        for inner, star in _parts(info.annotation, False):
-            _collect(inner, f"{here}.*" if star else here, out)
-
-
-def _parts(annotation: Any, star: bool) -> list[tuple[type[Frozen], bool]]:
-    """The specs inside an annotation, and whether an index or a name stands before them."""
-    if isinstance(annotation, type) and issubclass(annotation, Frozen):
-        return [(annotation, star)]
-    inside = getattr(annotation, "__args__", ())
-    many = star or getattr(annotation, "__origin__", None) in (tuple, list, dict)
-    return [found for a in inside for found in _parts(a, many)]
+    return keys_of(SweepSpec)
