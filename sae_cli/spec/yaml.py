@@ -116,7 +116,7 @@ _PLAINLY = (
         "a second `: ` in one value: indent the line as its neighbours, or quote the value",
     ),
     ("found character '\\t'", "a tab can't indent: use spaces"),
-    ("but found another document", "a second document begins here: a sweep file holds one"),
+    ("but found another document", "a second document begins here: the file holds one"),
     ("could not determine a constructor", "a tag (`!...`) means nothing in a sweep"),
 )
 
