@@ -92,7 +92,7 @@ class Applied:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x` [b, C, d], changed; in the model's dtype where it is not."""
-        rows = x.split([count for _, count in self._pushes])
+        rows = torch.split(x, [count for _, count in self._pushes])
         if not self._begun:
             self._gates = [
                 None if push.gate is None else push.gate(part[:, -1].float())

@@ -98,9 +98,7 @@ def taken_of(both: set[str]) -> set[str]:
     return {"", *both}
 
 
-def _of_sets(
-    name: str, some: Sequence[PromptSet], rows: int, builtin: bool
-) -> Iterator[Said]:
+def _of_sets(name: str, some: Sequence[PromptSet], rows: int, builtin: bool) -> Iterator[Said]:
     if not some and name != "matched":
         if not builtin:
             raise DataError(
