@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from sae_cli.errors import UsageError
 from sae_cli.plan.graph import Graph, Stage
-from sae_cli.spec.work import Kind
+from sae_cli.spec.studies import StudyName
+from sae_cli.spec.work import Kind, StudyWork
 
 _WITH: dict[Kind, tuple[Kind, ...]] = {"eval": ("eval", "study")}
 """Kinds that a verb means beside its own."""
@@ -30,19 +31,29 @@ def choose(
     upstream: bool = True,
     force: bool = False,
     downstream: bool = False,
+    study: StudyName | None = None,
 ) -> Choice:
     """What a verb means: exactly what `only` names, else its `kind` (None: all kinds).
 
     With `upstream`, a kind brings along what it needs. `force` does the verb's own stages again,
-    `downstream` all that depends on them too. Raises UsageError when `only` names nothing.
+    `downstream` all that depends on them too. Of studies only the named `study` is meant, and the
+    evaluations of the SAEs that it is of. Raises UsageError when `only` names nothing, and when the
+    sweep does not ask for the study.
     """
     kinds: tuple[Kind, ...] = () if kind is None else _WITH.get(kind, (kind,))
+    meant = None if study is None else _of_study(graph, study)
     if only:
         named = graph.select(only)
         own = [s for s in named if kind is None or s.kind in kinds]
+        own = [s for s in own if meant is None or s in meant]
         if not own:
-            raise UsageError(f"--only {' '.join(only)}: names no {kind} stage of this sweep")
+            raise UsageError(
+                f"--only {' '.join(only)}: names no {study or kind} stage of this sweep"
+            )
         chosen = own
+    elif meant is not None:
+        own = meant
+        chosen = graph.upstream(own) if upstream else own
     else:
         own = list(graph.stages) if kind is None else graph.of(*kinds)
         chosen = graph.upstream(own) if upstream else own
@@ -53,3 +64,16 @@ def choose(
                 again.add(s.name)
     wanted = again | {s.name for s in chosen}
     return Choice(tuple(s for s in graph.stages if s.name in wanted), frozenset(again))
+
+
+def _of_study(graph: Graph, study: StudyName) -> list[Stage]:
+    """Its stages, and the evaluations beside whose rows its own stand in the table of results."""
+    own = [s for s in graph.stages if isinstance(s.work, StudyWork) and s.work.study.study == study]
+    if not own:
+        raise UsageError(
+            f"{graph.sweep.spec.name} does not ask for {study}",
+            hint=f"`studies: {{{study}: {{}}}}` in the sweep, or --set studies.{study}={{}}",
+        )
+    read = {s.deps["train"].key for s in own}
+    evals = [s for s in graph.of("eval") if s.deps["train"].key in read]
+    return [*evals, *own]

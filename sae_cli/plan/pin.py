@@ -132,7 +132,8 @@ class Pins:
             if commit is None and self._online:
                 commit = _ask_hub(kind, repo, revision)
             if commit is None:
-                self.unpinned.append(name)
+                if name not in self.unpinned:
+                    self.unpinned.append(name)
                 return revision
             self._pins[name] = commit
             self._fresh = self._online

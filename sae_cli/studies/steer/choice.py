@@ -5,7 +5,7 @@ By the first token of the reply, with r the refusal logit gap and P(R) its proba
     induce     mean change of r on harmless prompts, the set's direction added at the best of the
                coarse strengths
     necessity  minus the mean change of r on harmful prompts, each feature at its harmless mean
-    induced    share of harmless prompts with P(R) above a half, at the best strength
+    induced    share of harmless prompts with P(R) above a half, the largest over those strengths
     fall       share of harmful prompts with P(R) above a half, less that without the features
 
 A set is enough with `induced` and `fall` of the spec; the smallest size that has one is taken, and

@@ -8,7 +8,6 @@ told from the broken one that an overdone push gives: it is exactly one of the f
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +19,8 @@ from sae_cli.lm.tiny.replies import is_wellformed_refusal
 
 Floats = NDArray[np.float64]
 LEAST_SHARE, LEAST_LIFT = 0.05, 2.0
-"""Of refusals that begin with a token, and how much larger it has to be than among other replies,
-for the token to be one of R."""
+"""Probability of a token at the start of a refusal, and how much larger it has to be than at the
+start of an answer, for the token to be one of R."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Scored:
     formed: Floats | None
     """Likewise: exactly one refusal of the embedded model's family; None for other models."""
     distinct: Floats
-    """Of each reply: different pairs of neighbouring tokens, of all pairs; 1 where there is none."""
+    """Of each reply: different pairs of neighbouring tokens, of all pairs; 1 without any."""
 
 
 def plain(text: str) -> str:
@@ -68,22 +67,15 @@ def scored(
     )
 
 
-def refusing_tokens(
-    first: Sequence[int], refused: Floats, others: Sequence[int]
-) -> dict[int, float]:
-    """R: the tokens that the model's own refusals begin with, each with its share of them.
+def refusing_tokens(refusing: Floats, others: Floats) -> dict[int, float]:
+    """R: the tokens with which the model's own refusals may begin, each with its probability.
 
-    `first` are the first tokens of replies to harmful prompts, `refused` which of those are
-    refusals; `others` are the first tokens of answers to harmless ones.
+    `refusing` [V] are the mean probabilities of the first token of a reply, over the harmful
+    prompts that were refused; `others` [V] those over harmless prompts that were answered.
     """
-    own = Counter(t for t, yes in zip(first, refused, strict=True) if yes)
-    rest = Counter(others)
-    total, beside = sum(own.values()), max(1, sum(rest.values()))
-    return {
-        token: count / total
-        for token, count in own.most_common()
-        if count / total >= max(LEAST_SHARE, LEAST_LIFT * rest[token] / beside)
-    }
+    good = np.flatnonzero((refusing >= LEAST_SHARE) & (refusing >= LEAST_LIFT * others))
+    order = good[np.argsort(-refusing[good], kind="stable")]
+    return {int(token): float(refusing[token]) for token in order}
 
 
 def stored(

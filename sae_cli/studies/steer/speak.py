@@ -21,10 +21,12 @@ from sae_cli.lm.encode import end_of_text
 from sae_cli.lm.splice import editing
 from sae_cli.studies.bench import Bench
 from sae_cli.studies.steer.chat import Asked, by_length
-from sae_cli.studies.steer.edits import Applied, Push
+from sae_cli.studies.steer.edits import Applied, Push, nothing
 
 Floats = NDArray[np.float64]
 Ids = tuple[int, ...]
+WIDER = 4
+"""How many times the tokens of another batch one may have that is read a token at a time."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,17 @@ class Speaker:
             for (push, prompt), value in zip(batch.at, found, strict=True):
                 out[push, prompt] = value
         return out
+
+    def first(self, asked: Sequence[Asked]) -> Floats:
+        """float64 [prompts, V]: the chances of the first token of a reply, left alone."""
+        out: list[Floats] = [np.zeros(0)] * len(asked)
+        for batch in self._batches(asked, [nothing()], 0):
+            with torch.inference_mode():
+                last = self._forward(batch.ids, use_cache=False).logits[:, -1]
+            found = last.double().softmax(-1).cpu().numpy()
+            for (_, prompt), chances in zip(batch.at, found, strict=True):
+                out[prompt] = chances
+        return np.stack(out)
 
     def replies(
         self, asked: Sequence[Asked], pushes: Sequence[Push], tokens: int
@@ -93,7 +106,8 @@ class Speaker:
     ) -> Iterator[Batch]:
         for length, numbers in by_length(asked).items():
             pairs = [(push, prompt) for push in range(len(pushes)) for prompt in numbers]
-            rows = max(1, self._bench.batch_tokens // (length + tokens))
+            room = self._bench.batch_tokens * (WIDER if tokens else 1)
+            rows = max(1, room // (length + tokens))
             for start in range(0, len(pairs), rows):
                 some = pairs[start : start + rows]
                 self._bench.leave("its start: a study begins again")

@@ -147,7 +147,11 @@ def _shots(world: World, chosen: Chosen) -> tuple[list[Shot], list[Figure], list
     spec, sae, listed = world.spec, chosen.sae, chosen.listed
     length = chosen.strength * chosen.norm
     shots = [Shot(KEPT, None, [add(chosen.vector(chosen.strength), spec.at)])]
-    shots += [Shot(f"alpha={a:g}", None, [add(chosen.vector(a), spec.at)]) for a in spec.strengths]
+    shots += [
+        Shot(f"alpha={a:g}", None, [add(chosen.vector(a), spec.at)])
+        for a in spec.strengths
+        if a != chosen.strength
+    ]
     missing: list[Figure] = []
     gate = detector(chosen, world.site)
     for asked in spec.also:

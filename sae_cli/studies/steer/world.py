@@ -54,7 +54,7 @@ class World:
     harmful: Side
     harmless: Side
     tokens: dict[int, float]
-    """R, each with its share of refusals; empty where the model never refused."""
+    """R, each with its chance to begin a refusal; empty where the model never refused."""
 
     @property
     def builtin(self) -> bool:
@@ -102,12 +102,14 @@ def opened(spec: SteeringStudy, bench: Bench) -> World:
         builtin = bench.spec.builtin is not None
         return scored(tokenizer, replies, spec.phrases, builtin=builtin)
 
-    refused, answered = answers(bad["selection"]), answers(good["selection"])
-    tokens = refusing_tokens(
-        [ids[0] if ids else -1 for ids in refused], score(refused).refused,
-        [ids[0] if ids else -1 for ids in answered],
-    )  # fmt: skip
-    tokens.pop(-1, None)
+    refused, answered = (
+        speaker.first(some)[score(answers(some)).refused == yes]
+        for some, yes in ((bad["selection"], 1.0), (good["selection"], 0.0))
+    )
+    tokens: dict[int, float] = {}
+    if len(refused):
+        rest = answered.mean(0) if len(answered) else np.zeros(refused.shape[1])
+        tokens = refusing_tokens(refused.mean(0), rest)
     refusing = torch.tensor(sorted(tokens), dtype=torch.int64)
 
     def side(kind: Any, some: list[Asked]) -> Side:
