@@ -118,6 +118,6 @@ class Applied:
         dx = push.change(some.flatten(0, 1)).view_as(some)
         if gate is not None:
             dx = dx * gate[:, None, None]
-        new = x.float()
-        new[:, here] = some + dx
-        return new.to(x.dtype) if x.dtype != torch.float32 else new
+        new = x.clone()
+        new[:, here] = (some + dx).to(x.dtype)
+        return new
