@@ -53,7 +53,8 @@ def choose(
         chosen = own
     elif meant is not None:
         own = meant
-        chosen = graph.upstream(own) if upstream else own
+        beside = [*_beside(graph, own), *own]
+        chosen = graph.upstream(beside) if upstream else beside
     else:
         own = list(graph.stages) if kind is None else graph.of(*kinds)
         chosen = graph.upstream(own) if upstream else own
@@ -67,13 +68,17 @@ def choose(
 
 
 def _of_study(graph: Graph, study: StudyName) -> list[Stage]:
-    """Its stages, and the evaluations beside whose rows its own stand in the table of results."""
+    """Its stages."""
     own = [s for s in graph.stages if isinstance(s.work, StudyWork) and s.work.study.study == study]
     if not own:
         raise UsageError(
             f"{graph.sweep.spec.name} does not ask for {study}",
             hint=f"`studies: {{{study}: {{}}}}` in the sweep, or --set studies.{study}={{}}",
         )
-    read = {s.deps["train"].key for s in own}
-    evals = [s for s in graph.of("eval") if s.deps["train"].key in read]
-    return [*evals, *own]
+    return own
+
+
+def _beside(graph: Graph, studies: Sequence[Stage]) -> list[Stage]:
+    """The evaluations beside whose rows those of `studies` stand in the table of results."""
+    read = {s.deps["train"].key for s in studies}
+    return [s for s in graph.of("eval") if s.deps["train"].key in read]
