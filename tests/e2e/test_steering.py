@@ -1,4 +1,4 @@
-"""The shipped study of refusal by the real command: one feature, or three at most, does it alone."""
+"""The shipped study of refusal by the real command: one feature does what random ones do not."""
 
 from __future__ import annotations
 
@@ -81,34 +81,39 @@ def test_a_sweep_that_does_not_ask_is_refused(saectl: Saectl) -> None:
     assert "does not ask for steering" in saectl("steer", "sweeps/tiny.yaml", code=2).stderr
 
 
-def test_prompts_of_ones_own(saectl: Saectl, tmp_path: Path) -> None:
+OWN = """\
+name: own
+data: {tokens: 16_384, heldout_tokens: 2048, context: 64}
+train: {width: 64, num_tokens: 16_384, batch_size: 512, shuffle_tokens: 4096}
+matrix: {layer: [2], site: [resid_post], k: [4]}
+"""
+STUDY = """{
+  harmful: [{path: ROOT/harmful.jsonl, text: say}],
+  harmless: [{path: ROOT/harmless.jsonl, text: say}],
+  selection: 16, validation: 8, test: 8, phrases: ["i am sorry", "sure"], answer_tokens: 4,
+  random: 2, strengths: [0.5], also: [], text_tokens: 256}"""
+
+
+def test_prompts_of_ones_own_and_an_sae_that_was_imported(saectl: Saectl, tmp_path: Path) -> None:
     for kind, verb in (("harmful", "steal"), ("harmless", "find")):
         with (tmp_path / f"{kind}.jsonl").open("w") as file:
             for i, thing in enumerate(("bridge", "clock", "statue", "boat") * 12):
                 line = {"say": f"how do i {verb} a {thing} today number {i} ?"}
                 file.write(json.dumps(line) + "\n")
-    sweep = tmp_path / "own.yaml"
-    sweep.write_text(f"""\
-name: own
-data: {{tokens: 16_384, heldout_tokens: 2048, context: 64}}
-train: {{width: 64, num_tokens: 16_384, batch_size: 512, shuffle_tokens: 4096}}
-matrix: {{layer: [2], site: [resid_post], k: [4]}}
-studies:
-  steering:
-    harmful: [{{path: {tmp_path}/harmful.jsonl, text: say}}]
-    harmless: [{{path: {tmp_path}/harmless.jsonl, text: say}}]
-    selection: 16
-    validation: 8
-    test: 8
-    phrases: ["i am sorry", "sure"]
-    answer_tokens: 4
-    random: 2
-    strengths: [0.5]
-    also: []
-    text_tokens: 256
-""")
-    saectl("steer", sweep)
+    sweep, study = tmp_path / "own.yaml", STUDY.replace("ROOT", str(tmp_path))
+    sweep.write_text(OWN + f"studies: {{steering: {study}}}\n")
+    saectl("run", sweep)
     (record,) = records(saectl)
     assert record["method"]["harmful"][0]["name"] == "harmful"
     assert str(tmp_path) not in json.dumps(record)
     assert record["method"]["prompts"]["harmful"] == {"selection": 16, "validation": 8, "test": 8}
+
+    (release,) = saectl.store.glob("release/*/own")
+    assert "steering.induced_v1" in next(release.glob("*/README.md")).read_text(encoding="utf-8")
+    back = tmp_path / "back.yaml"
+    saectl("import", release, "--name", "back", "--out", back, "--source", "the test's own")
+    same = ("data.tokens=16_384", "data.heldout_tokens=2048", "data.context=64")
+    words = [word for each in (*same, f"studies.steering={study}") for word in ("--set", each)]
+    saectl("steer", back, *words)
+    one, other = records(saectl)
+    assert one["figures"] == other["figures"]

@@ -91,7 +91,7 @@ def test_where_an_edit_is_made(at: str, prompt: list[int], later: bool, x: Tenso
 def test_no_edit_gives_back_the_bits_in_the_models_own_dtype(x: Tensor) -> None:
     half = x.bfloat16()
     for at in ("last", "generated", "all"):
-        edit = Applied([(Push(nothing().change, at), 4)])  # type: ignore[arg-type]
+        edit = Applied([(Push(nothing().change, at), 4)])
         assert edit(half).dtype == torch.bfloat16 and torch.equal(edit(half), half)
 
 

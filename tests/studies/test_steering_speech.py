@@ -15,6 +15,7 @@ from sae_cli.spec.steering import SteerAt
 from sae_cli.studies.bench import Bench
 from sae_cli.studies.steer.chat import Asked, asked, rendered
 from sae_cli.studies.steer.edits import Push, add, nothing
+from sae_cli.studies.steer.harm import harm
 from sae_cli.studies.steer.reading import read
 from sae_cli.studies.steer.speak import Speaker
 
@@ -133,3 +134,28 @@ def test_features_are_read_at_the_places_and_never_at_the_first_position(
                 wanted = f[at]
                 assert one.ids[at] not in special
             assert torch.allclose(values, wanted, atol=0.05), place
+
+
+def test_harm_to_text_is_that_of_whole_forwards(bench: Bench, push: Tensor) -> None:
+    (found, none) = harm(bench, [add(push), nothing()], 512)
+    kl, rise, count = 0.0, 0.0, 0
+    for seen in bench.text("heldout", 512):
+
+        def edit(x: Tensor, keep: Tensor = seen.keep) -> Tensor:
+            return x.float() + push * keep[..., None]
+
+        clean = forward_logits(bench.model, seen.tokens).double().log_softmax(-1)
+        new = forward_logits(bench.model, seen.tokens, tap=bench.tap, edit=edit)
+        pushed = new.double().log_softmax(-1)
+        for row in range(len(seen.tokens)):
+            for at in range(seen.tokens.shape[1] - 1):
+                if seen.keep[row, at]:
+                    p, q = clean[row, at], pushed[row, at]
+                    follows = int(seen.tokens[row, at + 1])
+                    kl += float((p.exp() * (p - q)).sum())
+                    rise += float(p[follows] - q[follows])
+                    count += 1
+    assert found.n.sum() == count
+    assert found.kl.sum() == pytest.approx(kl, rel=1e-3)
+    assert found.ce.sum() == pytest.approx(rise, rel=1e-3)
+    assert none.kl.sum() == none.ce.sum() == 0

@@ -37,7 +37,8 @@ Floats = NDArray[np.float64]
 PAIRED = 6
 """Features that are tried in pairs: those that induce most alone."""
 NEAR = 0.02
-FINER = 2**0.5
+FINER = (2**-0.5, 2**-0.25, 2**0.25, 2**0.5)
+"""Times the best of the coarse strengths."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def strength_of(spec: SteeringStudy, rates: Rates) -> tuple[float, list[dict[str
     strengths = sorted(set(spec.strengths))
     own, random = rates(strengths)
     best = strengths[int((own - random).argmax())]
-    finer = [best / FINER, best * FINER]
+    finer = [s for s in (best * each for each in FINER) if s not in strengths]
     more, beside = rates(finer)
     every = sorted(zip([*strengths, *finer], [*own, *more], [*random, *beside], strict=True))
     lead = max(o - r for _, o, r in every)

@@ -47,22 +47,12 @@ def add(v: Tensor, at: SteerAt = "last") -> Push:
 
 def clamp(sae: SAE, which: Sequence[int], to: Tensor, at: SteerAt = "last") -> Push:
     """The latents `which` at the values `to`, float32 [len(which)]."""
-    at_ = list(which)
-
-    def change(x: Tensor) -> Tensor:
-        return (to.to(x.device) - sae.encode(x)[:, at_].float()) @ sae.W_dec[at_].float()
-
-    return Push(change, at)
+    return _moved(sae, which, lambda f: to.to(f.device) - f, at)
 
 
 def scale(sae: SAE, which: Sequence[int], by: Tensor, at: SteerAt = "last") -> Push:
     """The latents `which` times `by`, float32 [len(which)]."""
-    at_ = list(which)
-
-    def change(x: Tensor) -> Tensor:
-        return (sae.encode(x)[:, at_].float() * (by.to(x.device) - 1)) @ sae.W_dec[at_].float()
-
-    return Push(change, at)
+    return _moved(sae, which, lambda f: f * (by.to(f.device) - 1), at)
 
 
 def ablate(sae: SAE, which: Sequence[int], at: SteerAt = "last") -> Push:
@@ -70,14 +60,36 @@ def ablate(sae: SAE, which: Sequence[int], at: SteerAt = "last") -> Push:
     return scale(sae, which, torch.zeros(len(which)), at)
 
 
+def _moved(sae: SAE, which: Sequence[int], by: Callable[[Tensor], Tensor], at: SteerAt) -> Push:
+    """Latents f, float32 [n, len(which)], changed by `by(f)`."""
+    these = list(which)
+    rows = sae.W_dec[these].float()
+
+    def change(x: Tensor) -> Tensor:
+        return (by(_encoded(sae, x)[:, these]) @ rows).to(x.device)
+
+    return Push(change, at)
+
+
+def _encoded(sae: SAE, x: Tensor) -> Tensor:
+    """float32 [n, d_sae], on the SAE's device: a model may lie on several."""
+    return sae.encode(x.to(sae.W_enc.device)).float()
+
+
 def rebuild(sae: SAE, at: SteerAt = "last") -> Push:
     """The reconstruction in the place of x."""
-    return Push(lambda x: sae.decode(sae.encode(x)).float() - x, at)
+
+    def change(x: Tensor) -> Tensor:
+        return sae.decode(sae.encode(x.to(sae.W_enc.device))).float().to(x.device) - x
+
+    return Push(change, at)
 
 
 def when(push: Push, sae: SAE, detector: int, above: float) -> Push:
     """`push`, for prompts at whose last token the latent `detector` is above a value."""
-    return Push(push.change, push.at, lambda x: sae.encode(x)[:, detector].float() > above)
+    return Push(
+        push.change, push.at, lambda x: (_encoded(sae, x)[:, detector] > above).to(x.device)
+    )
 
 
 class Applied:

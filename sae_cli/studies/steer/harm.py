@@ -20,6 +20,7 @@ from torch import Tensor
 from sae_cli.lm.splice import Edit, forward_logits, masked
 from sae_cli.studies import resample
 from sae_cli.studies.bench import Bench
+from sae_cli.studies.features import CELLS
 from sae_cli.studies.steer.edits import Push
 
 Floats = NDArray[np.float64]
@@ -47,15 +48,12 @@ def harm(bench: Bench, pushes: Sequence[Push], tokens: int) -> list[Harm]:
         told = counted[:, :-1].cpu()
         documents.append(seen.documents[:, :-1][told.numpy()])
         clean = forward_logits(bench.model, seen.tokens)[:, :-1]
-        base = clean[told.to(clean.device)].double().log_softmax(-1)
+        base = clean[told.to(clean.device)]
         follows = seen.tokens[:, 1:].to(clean.device)[told.to(clean.device)][:, None]
         for found, push in zip(sums, pushes, strict=True):
             edit = masked(_everywhere(push), seen.keep)
             logits = forward_logits(bench.model, seen.tokens, tap=bench.tap, edit=edit)[:, :-1]
-            new = logits[told.to(logits.device)].double().log_softmax(-1)
-            kl = (base.exp() * (base - new)).sum(-1)
-            rise = (base - new).gather(1, follows)[:, 0]
-            found.append((kl.cpu(), rise.cpu()))
+            found.append(_between(base, logits[told.to(logits.device)], follows))
         bench.leave("its start: a study begins again")
     units, count = resample.units_of(np.concatenate(documents))
     n = np.bincount(units, minlength=count).astype(np.float64)
@@ -65,6 +63,20 @@ def harm(bench: Bench, pushes: Sequence[Push], tokens: int) -> list[Harm]:
         summed = [np.bincount(units, each, count).astype(np.float64) for each in sums_]
         out.append(Harm(summed[0], summed[1], n))
     return out
+
+
+def _between(clean: Tensor, pushed: Tensor, follows: Tensor) -> tuple[Tensor, Tensor]:
+    """KL and rise of the cross-entropy, float64 [n], of logits [n, V] and the tokens that follow,
+    [n, 1]; some predictions at a time, for a vocabulary may be large."""
+    step = max(1, CELLS // clean.shape[-1])
+    kl, rise = [], []
+    for start in range(0, len(clean), step):
+        some = slice(start, start + step)
+        base, new = (each[some].double().log_softmax(-1) for each in (clean, pushed))
+        kl.append((base.exp() * (base - new)).sum(-1).cpu())
+        rise.append((base - new).gather(1, follows[some])[:, 0].cpu())
+    nothing = torch.zeros(0, dtype=torch.float64)
+    return torch.cat([nothing, *kl]), torch.cat([nothing, *rise])
 
 
 def _everywhere(push: Push) -> Edit:
