@@ -18,7 +18,7 @@ from sae_cli.cli.progress import reporter
 from sae_cli.cli.report import keep
 from sae_cli.cli.session import Opened, open_sweeps, recorded_words, remember
 from sae_cli.errors import FAILED, OK, SaectlError, UsageError
-from sae_cli.plan.choose import Choice, choose
+from sae_cli.plan.choose import Choice, asks, choose
 from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.place import folder
 from sae_cli.plan.reason import Row, explain
@@ -89,6 +89,8 @@ def verb(
         workspace = Workspace(store)
         sweeps = open_sweeps(spec, model, sets, workspace, online=not dry_run, every=every)
         named = spec is not None or (model is not None and not every)
+        if study is not None and not named:  # of the recorded ones, those that ask for it
+            sweeps = [s for s in sweeps if asks(s.graph, study)] or sweeps
         wish = _Wish(
             kind, only or (), named, force, force_downstream,
             keep_going, yes, sets or (), quiet or json, verbose, executor, jobs, render_only,

@@ -67,9 +67,14 @@ def choose(
     return Choice(tuple(s for s in graph.stages if s.name in wanted), frozenset(again))
 
 
+def asks(graph: Graph, study: StudyName) -> list[Stage]:
+    """The stages of a study; none where the sweep does not ask for it."""
+    works = ((s, s.work) for s in graph.stages)
+    return [s for s, work in works if isinstance(work, StudyWork) and work.study.study == study]
+
+
 def _of_study(graph: Graph, study: StudyName) -> list[Stage]:
-    """Its stages."""
-    own = [s for s in graph.stages if isinstance(s.work, StudyWork) and s.work.study.study == study]
+    own = asks(graph, study)
     if not own:
         raise UsageError(
             f"{graph.sweep.spec.name} does not ask for {study}",

@@ -25,7 +25,8 @@ from sae_cli.studies.steer import choice, controls, tell
 from sae_cli.studies.steer.edits import add
 from sae_cli.studies.steer.judged import judged
 from sae_cli.studies.steer.shortlist import Listed, listed
-from sae_cli.studies.steer.trial import BEFORE, FEATURES, INDUCED, REFUSED, STRENGTH, tested
+from sae_cli.studies.steer.shots import INDUCED
+from sae_cli.studies.steer.trial import BEFORE, FEATURES, REFUSED, STRENGTH, tested
 from sae_cli.studies.steer.ways import Chosen
 from sae_cli.studies.steer.world import World, opened
 

@@ -115,6 +115,8 @@ def test_prompts_of_ones_own_and_an_sae_that_was_imported(saectl: Saectl, tmp_pa
     same = ("data.tokens=16_384", "data.heldout_tokens=2048", "data.context=64")
     words = [word for each in (*same, f"studies.steering={study}") for word in ("--set", each)]
     saectl("steer", back, *words)
+    said = saectl("steer", "--all").stdout
+    assert "back: nothing to do" in said and "own: nothing to do" in said
     one, other = records(saectl)
     for mine, theirs in zip(one["figures"], other["figures"], strict=True):
         assert theirs == mine | {n: theirs[n] for n in ("value", "low", "high")}
