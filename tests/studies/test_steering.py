@@ -20,6 +20,8 @@ from sae_cli.studies import steering
 from sae_cli.studies.bench import Bench, Figure, Findings
 from sae_cli.studies.steer import choice, controls
 from sae_cli.studies.steer.prompts import gathered
+from sae_cli.studies.steer.shortlist import listed
+from sae_cli.studies.steer.world import opened
 
 QUICK = SteeringStudy(
     selection=24, validation=8, test=12, answer_tokens=24, shortlist=4, random=3,
@@ -101,6 +103,18 @@ def test_no_choice_looks_at_test_prompts(found: Findings, trained: Bench) -> Non
         assert other.detail[name] == found.detail[name]
 
 
+@pytest.mark.parametrize(("enough", "sizes"), [(0.0, {1}), (1.0, {1, 2, 3})])
+def test_larger_sets_are_tried_only_where_no_smaller_one_is_enough(
+    enough: float, sizes: set[int], trained: Bench
+) -> None:
+    (sae,) = trained.saes.values()
+    weak = QUICK.model_copy(update={"strengths": (0.01,), "enough": enough, "needed": 0.0})
+    world = opened(weak, trained)
+    best, every = choice.tried(sae, listed(sae, world.site, weak), weak, world.on)
+    assert {len(each.features) for each in every} == sizes
+    assert best in every and best.merit == max(each.merit for each in every)
+
+
 def test_a_transcoder_has_nulls_and_a_reason(trained: Bench) -> None:
     (key,) = trained.saes
     found = steering.run(QUICK, replace(trained, transcoders=frozenset({key})))[key]
@@ -132,9 +146,6 @@ def test_the_strength_is_the_weakest_of_those_with_about_the_best_lead() -> None
 
 
 def test_random_sets_are_live_others_and_drawn_alike_each_time(trained: Bench) -> None:
-    from sae_cli.studies.steer.shortlist import listed
-    from sae_cli.studies.steer.world import opened
-
     (sae,) = trained.saes.values()
     some = listed(sae, opened(QUICK, trained).site, QUICK)
     for size in (1, 3):

@@ -10,8 +10,9 @@ By the first token of the reply, with r the refusal logit gap and P(R) its proba
 
 A set is enough with `induced` and `fall` of the spec; the smallest size that has one is taken, and
 of it the set with the most of both together. Where no size has, the best of all. Its strength is
-that of the largest lead in whole replies over random features at the same length of edit: the
-weakest of those within a fiftieth of it, of the coarse ones and of finer ones beside the best.
+that of the largest lead in whole replies (of the embedded model: well-formed ones) over random
+features at the same length of edit: the weakest of those within a fiftieth of it, of the coarse
+strengths and of finer ones beside the best.
 """
 
 from __future__ import annotations

@@ -84,18 +84,13 @@ def gathered(spec: SteeringStudy, *, builtin: bool) -> Prompts:
         },
         "given": given,
         "called_both": wrong,
-        "repeated": given - wrong - len({p.plain for p in [*harmful, *harmless]} - taken_of(both)),
+        "different": len({p.plain for p in [*harmful, *harmless]} - {"", *both}),
         "sha256": _digest([p for kind in parts for part in PARTS for p in kind[part]]),
         "used": used,
         "matched": "given" if apart else "of the harmless selection",
     }
     close = tuple(apart) or _alike(parts[1]["selection"], parts[0]["selection"])
     return Prompts(parts[0], parts[1], close, record)
-
-
-def taken_of(both: set[str]) -> set[str]:
-    """What never counts: nothing at all, and what is called both."""
-    return {"", *both}
 
 
 def _of_sets(name: str, some: Sequence[PromptSet], rows: int, builtin: bool) -> Iterator[Said]:

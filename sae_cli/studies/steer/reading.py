@@ -2,7 +2,8 @@
 
 Those are the last token of the prompt, each token of the template behind the instruction
 (`template-2` is the second to last of all), and the mean and the maximum over the instruction's
-tokens. A token that the SAEs' mask leaves out is not read, nor is the first position.
+tokens. Before the last one, a token that the SAEs' mask leaves out is not read, nor is the first
+position.
 """
 
 from __future__ import annotations

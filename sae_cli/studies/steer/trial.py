@@ -77,6 +77,7 @@ def tested(world: World, chosen: Chosen) -> Outcome:
     own = [shot for shot in shots if shot.control is None or shot.control == c.REBUILT]
     refused = world.said(world.harmful.asked, [shot.pushes[0] for shot in own])
     head = shots[0]
+    pushed = world.speaker.gaps(world.harmful.asked, head.pushes, world.on.refusing)[0]
     figures = [*_before(world), *_head(world, chosen, shots)]
     for shot in shots:
         figures += _harmless(world, shot)
@@ -93,7 +94,7 @@ def tested(world: World, chosen: Chosen) -> Outcome:
             for prompt, reply in zip(world.harmless.texts, head.replies[0].texts, strict=True)
         ][:SHOWN],
         "harmful_replies": stored(
-            refused[0], world.harmful.texts, world.harmful.gaps, keep=spec.keep_completions
+            refused[0], world.harmful.texts, pushed, keep=spec.keep_completions
         ),
     }
     judged: list[tuple[str, str | None, Side, Scored]] = [
