@@ -52,6 +52,9 @@ _VERBS: tuple[tuple[str, Kind | None, str], ...] = (
 )
 for _name, _kind, _summary in _VERBS:
     app.command(_name, rich_help_panel=STAGES)(stages.verb(_name, _kind, _summary))
+app.command("steer", rich_help_panel=STAGES)(
+    stages.verb("steer", "study", "Refusal by a few features of each SAE of a sweep.", "steering")
+)
 app.command("import", rich_help_panel=STAGES)(importing.importing)
 app.command(rich_help_panel=LOOK)(plan.validate)
 app.command(rich_help_panel=LOOK)(plan.plan)

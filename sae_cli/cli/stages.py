@@ -1,4 +1,4 @@
-"""`saectl run` and its four parts `cache`, `train`, `eval`, `release`: do what is missing."""
+"""`saectl run` and its parts `cache`, `train`, `eval`, `steer`, `release`: do what is missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sae_cli.cli import ending, render
+from sae_cli.cli import ending, render, steered
 from sae_cli.cli import options as o
 from sae_cli.cli import push as pushing
 from sae_cli.cli.ending import Outcome
@@ -18,7 +18,7 @@ from sae_cli.cli.progress import reporter
 from sae_cli.cli.report import keep
 from sae_cli.cli.session import Opened, open_sweeps, recorded_words, remember
 from sae_cli.errors import FAILED, OK, SaectlError, UsageError
-from sae_cli.plan.choose import Choice, choose
+from sae_cli.plan.choose import Choice, asks, choose
 from sae_cli.plan.graph import Graph, Stage
 from sae_cli.plan.place import folder
 from sae_cli.plan.reason import Row, explain
@@ -28,6 +28,7 @@ from sae_cli.run.base import tidy
 from sae_cli.run.context import Context
 from sae_cli.run.executors import pool_for
 from sae_cli.run.signals import stop_requests
+from sae_cli.spec.studies import StudyName
 from sae_cli.spec.work import Kind, TrainWork
 from sae_cli.store.layout import Workspace
 from sae_cli.store.records.ledger import is_done
@@ -54,10 +55,14 @@ class _Wish:
     jobs: int | None
     render_only: bool
     worker: bool
+    study: StudyName | None = None
+    """The one study that is meant."""
 
 
-def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
-    """The command for one kind of stage and what it needs; all kinds with None."""
+def verb(
+    name: str, kind: Kind | None, summary: str, study: StudyName | None = None
+) -> Callable[..., int]:
+    """The command for one kind of stage and what it needs; all kinds with None; of studies one."""
 
     def command(
         spec: o.SpecFile = None,
@@ -84,10 +89,12 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
         workspace = Workspace(store)
         sweeps = open_sweeps(spec, model, sets, workspace, online=not dry_run, every=every)
         named = spec is not None or (model is not None and not every)
+        if study is not None and not named:  # of the recorded ones, those that ask for it
+            sweeps = [s for s in sweeps if asks(s.graph, study)] or sweeps
         wish = _Wish(
             kind, only or (), named, force, force_downstream,
             keep_going, yes, sets or (), quiet or json, verbose, executor, jobs, render_only,
-            worker,
+            worker, study,
         )  # fmt: skip
         _refuse_senseless(wish)
         to = pushing.asked(push, public, sweeps, here=executor is not o.Where.SLURM)
@@ -101,6 +108,8 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
         if not json:
             for outcome in outcomes:
                 ending.show(outcome, workspace)
+                if study == "steering":
+                    steered.show(outcome.chosen, workspace)
         if to and ending.released(outcomes[0], workspace):
             pushed = pushing.send(to, outcomes[0].graph, workspace, quiet=wish.quiet)
         if json:
@@ -128,7 +137,7 @@ def verb(name: str, kind: Kind | None, summary: str) -> Callable[..., int]:
 def _choice(graph: Graph, wish: _Wish) -> Choice:
     return choose(
         graph, wish.kind, wish.only, upstream=wish.named,
-        force=wish.force, downstream=wish.force_downstream,
+        force=wish.force, downstream=wish.force_downstream, study=wish.study,
     )  # fmt: skip
 
 

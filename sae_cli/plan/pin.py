@@ -19,12 +19,14 @@ from sae_cli.plan.pin_imported import pinned, places
 from sae_cli.spec.load import Sweep
 from sae_cli.spec.models import cached_snapshot, local
 from sae_cli.spec.stages import ModelSpec, Source
+from sae_cli.spec.steering import PromptSet, SteeringStudy
 from sae_cli.spec.studies import SAE_PROBES_HINT, SAE_PROBES_MISSING, ProbingTask, StudiesSpec
 from sae_cli.store.atomic import explained, read_json, write_json
 from sae_cli.store.digests import digest_of
 
 _MEMO_FROM = 64 * 2**20
-Pinned = TypeVar("Pinned", Source, ProbingTask)
+Pinned = TypeVar("Pinned", Source, ProbingTask, PromptSet)
+Texts = TypeVar("Texts", ProbingTask, PromptSet)
 
 
 class Pins:
@@ -68,14 +70,23 @@ class Pins:
         )
 
     def _studies(self, studies: StudiesSpec) -> StudiesSpec:
-        if studies.probing is None:
-            return studies
-        tasks = tuple(
-            self._source(_named(task)) if task.sae_probes is None else self._packaged(task)
-            for task in studies.probing.tasks
-        )
-        probing = studies.probing.model_copy(update={"tasks": tasks})
-        return studies.model_copy(update={"probing": probing})
+        update: dict[str, object] = {}
+        if studies.probing is not None:
+            tasks = tuple(
+                self._source(_named(task)) if task.sae_probes is None else self._packaged(task)
+                for task in studies.probing.tasks
+            )
+            update["probing"] = studies.probing.model_copy(update={"tasks": tasks})
+        if studies.steering is not None:
+            update["steering"] = self._prompts(studies.steering)
+        return studies.model_copy(update=update)
+
+    def _prompts(self, steering: SteeringStudy) -> SteeringStudy:
+        update = {
+            name: tuple(self._source(_named(each)) for each in some)
+            for name, some in steering.sets.items()
+        }
+        return steering.model_copy(update=update)
 
     def _packaged(self, task: ProbingTask) -> ProbingTask:
         """Data sets of the package sae-probes are pinned to its version."""
@@ -121,7 +132,8 @@ class Pins:
             if commit is None and self._online:
                 commit = _ask_hub(kind, repo, revision)
             if commit is None:
-                self.unpinned.append(name)
+                if name not in self.unpinned:
+                    self.unpinned.append(name)
                 return revision
             self._pins[name] = commit
             self._fresh = self._online
@@ -144,7 +156,7 @@ class Pins:
         return found
 
 
-def _named(task: ProbingTask) -> ProbingTask:
+def _named(task: Texts) -> Texts:
     """A data set in a file is called after it unless it has a name: results say it, so the key has
     to hold it, though not where the file lies."""
     if task.path is None or task.name is not None:

@@ -206,6 +206,76 @@ CATALOGUE: dict[str, Meaning] = {
         "true one, over held-out tokens",
         "{:.3f}",
     ),
+    "steering.baseline_harmful_v1": Meaning(
+        "Refused before, harmful", "share of prompts", "none",
+        "share of harmful test prompts that the model left alone refuses", "{:.1%}",
+        model_level=True,
+    ),
+    "steering.baseline_harmless_v1": Meaning(
+        "Refused before, harmless", "share of prompts", "none",
+        "share of harmless test prompts that the model left alone refuses", "{:.1%}",
+        model_level=True,
+    ),
+    "steering.induced_v1": Meaning(
+        "Refused, harmless", "share of prompts", "up",
+        "share of harmless test prompts refused (over-refusal) while a direction is added, of the "
+        "same length for the SAE and for its controls", "{:.1%}", model_level=True,
+    ),
+    "steering.wellformed_v1": Meaning(
+        "Well formed", "share of prompts", "up",
+        "share of harmless test prompts whose reply then is exactly one refusal of the embedded "
+        "model's family", "{:.1%}", model_level=True,
+    ),
+    "steering.refused_v1": Meaning(
+        "Refused, harmful", "share of prompts", "up",
+        "share of harmful test prompts refused then", "{:.1%}", model_level=True,
+    ),
+    "steering.p_value_v1": Meaning(
+        "p", "probability", "down",
+        "(1 + random sets of features that induce as much) / (1 + random sets)", "{:.3f}",
+        model_level=True,
+    ),
+    "steering.features_v1": Meaning(
+        "Features", _LATENTS, "down", "size of the set that validation prompts chose", "{:.0f}"
+    ),
+    "steering.strength_v1": Meaning(
+        "Strength", "mean norms", "none",
+        "length of the direction, in mean norms of the site at the last prompt token of harmless "
+        "prompts; chosen on validation prompts", "{:.3g}",
+    ),
+    "steering.gap_v1": Meaning(
+        "Gap", "nats", "up",
+        "mean change of r = log P(R) − log(1 − P(R)) on harmless test prompts, R the tokens that "
+        "begin the model's own refusals", "{:.2f}", model_level=True,
+    ),
+    "steering.necessity_v1": Meaning(
+        "Necessity", "nats", "up",
+        "mean fall of r on harmful test prompts, each feature at its mean on harmless ones",
+        "{:.2f}", model_level=True,
+    ),
+    "steering.suppressed_v1": Meaning(
+        "Refusal suppressed", "share of prompts", "none",
+        "share of harmful test prompts refused before − while refusal is suppressed, because the "
+        "sweep asked for it", "{:.1%}", model_level=True,
+    ),
+    "steering.kl_v1": Meaning(
+        "KL of text", _NATS, "down",
+        "mean of Σ p clean (log p clean − log p pushed), the direction added at every token of "
+        "held-out text that counts", model_level=True,
+    ),
+    "steering.ce_delta_v1": Meaning(
+        "ΔCE of text", _NATS, "down", "mean of log p clean − log p pushed of the next token, "
+        "likewise", model_level=True,
+    ),
+    "steering.distinct2_v1": Meaning(
+        "Distinct-2", "share of pairs", "up",
+        "mean over replies to harmless test prompts of different pairs of neighbouring tokens / "
+        "pairs", "{:.3f}", model_level=True,
+    ),
+    "steering.judged_v1": Meaning(
+        "Refused, by a judge", "share of prompts", "none",
+        "share of replies that a language model calls refusals", "{:.1%}", model_level=True,
+    ),
     "norm_in_v1": Meaning("Norm", "activation", "none", "mean of |x|", "{:.4g}"),
     "norm_out_v1": Meaning("Norm out", "activation", "none", "mean of |y|", "{:.4g}"),
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """What studies found, as tables for a page: one a study, a row an SAE, its controls below it.
 
-Shown are figures of all that counts and those by `k=`; rows by label or data set are in the long
-table alone, for there are hundreds of them.
+Shown are figures of all that counts, those by `k=`, and those of suppressed refusal, which are
+marked so; rows by label, data set or strength are in the long table alone, for there are hundreds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ TITLES: dict[StudyName, str] = {
     "localisation": "Patching the name",
     "probing": "Sparse probes",
     "explanations": "Explanations",
+    "steering": "Refusal",
 }
+SUPPRESS = "suppress"
+"""How slices begin that are of a model made to refuse less."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def _table(study: StudyName, found: Sequence[Scored]) -> Table | None:
     columns = dict.fromkeys(
         Column(metric, part.slice)
         for _, part in parts
-        if part.slice == KEPT or part.slice.startswith("k=")
+        if part.slice == KEPT or part.slice.startswith(("k=", SUPPRESS))
         for metric in part.measured
     )
     if not columns:

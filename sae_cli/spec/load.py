@@ -16,6 +16,7 @@ from sae_cli.spec.matrix import expand
 from sae_cli.spec.presets import PRESETS, ModelFacts, shipped, shipped_folder
 from sae_cli.spec.problems import Loc, Problem, SpecProblems, closest, from_validation
 from sae_cli.spec.stages import ModelSpec
+from sae_cli.spec.steering import PromptSet
 from sae_cli.spec.sweep import SweepSpec, known_keys
 
 _DECIDE_THE_CELLS = {"matrix", "train", "model", "models"}
@@ -128,6 +129,7 @@ def _check(data: dict[str, Any], fetch: Callable[[ModelSpec], None] | None) -> S
     except SpecProblems as e:
         raise SpecProblems([*problems, *e.problems]) from None
     problems += _nothing_to_probe(spec, found) + _no_labels(spec, found)
+    problems += _nobody_asks(spec, found)
     if problems:
         raise SpecProblems(problems)
     return Sweep(spec, tuple(cells), found, sizes)
@@ -150,6 +152,11 @@ def _files(spec: SweepSpec, broken: Collection[str] = ()) -> list[Problem]:
         if task.path is not None and not task.digest and not models.local(task.path).exists():
             what = models.missing(task.path, "file or folder")
             problems.append(Problem(("studies", "probing", "tasks", i, "path"), what))
+    for place, some in _prompt_sets(spec).items():
+        for i, each in enumerate(some):
+            if each.path is not None and not each.digest and not models.local(each.path).exists():
+                what = models.missing(each.path, "file or folder")
+                problems.append(Problem(("studies", "steering", place, i, "path"), what))
     for name, model in spec.models.items():
         if model.path is not None and (wrong := models.no_model_folder(model.path)):
             problems.append(Problem(("models", name, "path"), wrong))
@@ -177,6 +184,24 @@ def _nothing_to_probe(spec: SweepSpec, found: Mapping[str, ModelSpec]) -> list[P
             f"{others[0]} needs data sets to probe, for example tasks: [{{sae_probes: all}}] or "
             "tasks: [{path: reviews.jsonl}]",
         )
+    ]
+
+
+def _prompt_sets(spec: SweepSpec) -> dict[str, tuple[PromptSet, ...]]:
+    asked = spec.studies.steering
+    return {} if asked is None else asked.sets
+
+
+def _nobody_asks(spec: SweepSpec, found: Mapping[str, ModelSpec]) -> list[Problem]:
+    """Only the embedded model has prompts of its own to refuse or to answer."""
+    others = sorted(name for name, model in found.items() if model.builtin is None)
+    return [
+        Problem(
+            ("studies", "steering"),
+            f"{others[0]} needs {place} prompts, for example {place}: [{{path: {place}.jsonl}}]",
+        )
+        for place, some in _prompt_sets(spec).items()
+        if others and not some and place != "matched"
     ]
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
-from pydantic_core import PydanticCustomError
 
-from sae_cli.spec.base import Count, Execution, Fraction, Frozen, Shape, exactly_one
+from sae_cli.spec.base import Count, Fraction, Frozen, exactly_one
+from sae_cli.spec.judge import JudgeSpec as JudgeSpec
+from sae_cli.spec.steering import SteeringStudy
+from sae_cli.spec.text_set import TextSet
 
-StudyName = Literal["truth", "stability", "localisation", "probing", "explanations"]
+StudyName = Literal["truth", "stability", "localisation", "probing", "explanations", "steering"]
 STUDIES: tuple[StudyName, ...] = (
-    "truth", "stability", "localisation", "probing", "explanations",
+    "truth", "stability", "localisation", "probing", "explanations", "steering",
 )  # fmt: skip
 
 
@@ -79,37 +81,18 @@ SAE_PROBES_MISSING = "the package sae-probes, which holds the data sets to probe
 SAE_PROBES_HINT = "`pip install --no-deps sae-probes`: only its data is read."
 
 
-class ProbingTask(Frozen):
+class ProbingTask(TextSet):
     """Texts with a label each. One of `builtin`, `path`, `hf`, `sae_probes`."""
 
     builtin: Literal["tiny"] | None = None
     """Six data sets made of the embedded model's grammar: requests, topics, speech, number."""
-    path: Annotated[str | None, Execution()] = None
-    """A .jsonl, .json, .csv or .parquet file, a folder of them, or a saved dataset."""
-    hf: str | None = None
-    """A Hugging Face dataset id, streamed."""
     sae_probes: str | None = None
     """One of the 113 data sets in the package sae-probes, as `spam_is`, or `all` of them."""
-    config: str | None = None
-    """Configuration (subset) of a hub dataset."""
-    split: str = "train"
-    """Split of a hub dataset or of a `save_to_disk` folder."""
-    revision: str | None = None
-    """Commit of a hub dataset."""
-    digest: str | None = None
-    """sha256 over a local or built-in data set, or the version of the package sae-probes. Filled
-    in when the sweep is planned."""
-    text: str = "text"
-    """Column that holds the texts."""
     label: str = "label"
     """Column that holds the labels: truth values, numbers or words."""
     positive: bool | int | str | None = None
     """The label that is held against all others. null: there are two, and it is the one whose
     text sorts last, as 1, true and yes do."""
-    name: Annotated[str, Shape(r"[\w.-]+", "a name of letters, digits and any of _ . -")] | None = (
-        None
-    )
-    """What rows of the results call it. null: the name of the file or of the dataset."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> ProbingTask:
@@ -153,69 +136,6 @@ class ProbingStudy(Frozen):
     """Of the choice of texts, the split and the folds."""
 
 
-Variable = Annotated[str, Shape(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable")]
-
-
-class JudgeSpec(Frozen):
-    """A language model behind an OpenAI-compatible endpoint, asked to explain and to judge.
-
-    What it may spend is what the answers for one SAE may cost, those that are kept from before
-    among them. It decides how many latents are judged, so it is part of the key; to raise it
-    makes the study anew, and pays for new answers only.
-    """
-
-    base_url: Annotated[
-        str,
-        Execution(),
-        Shape(
-            r"https?://[^\s/?#@]+(/[^\s?#@]*)?",
-            "an address such as http://localhost:8000/v1 (no user, password or query in it)",
-        ),
-    ]
-    """Where `/chat/completions` is, for example `http://localhost:8000/v1`."""
-    model: Annotated[str, Field(min_length=1)]
-    """The model's name there."""
-    api_key_env: Annotated[Variable | None, Execution()] = None
-    """The environment variable that holds the key. Left out, none is sent."""
-    max_tokens: PositiveInt | None = None
-    """Tokens that the answers for one SAE may cost, in and out together."""
-    max_cost: PositiveFloat | None = None
-    """Money that they may cost, in the prices' currency."""
-    price_in: Annotated[float, Field(ge=0)] | None = None
-    """Of a million tokens that are sent."""
-    price_out: Annotated[float, Field(ge=0)] | None = None
-    """Of a million tokens that are answered."""
-    latents: PositiveInt | None = None
-    """Judge the first so many of the study's latents; left out, all."""
-    shown: PositiveInt = 40
-    """Windows of the training text that an explanation is made from."""
-    per_prompt: PositiveInt = 5
-    """Windows that are judged in one question."""
-    temperature: Annotated[float, Field(ge=0)] | None = 0.0
-    """`null` sends none, for models that refuse it."""
-    answer_tokens: PositiveInt = 512
-    """Most tokens of an answer. Models that think before they answer need more."""
-    timeout: Annotated[PositiveFloat, Execution()] = 120.0
-    """Seconds to wait for an answer."""
-    retries: Annotated[Count, Execution()] = 5
-    """Further attempts at a question, after 429, 5xx or no answer. One that has none after these
-    fails the study, and the next run asks it."""
-    concurrency: Annotated[PositiveInt, Execution()] = 4
-    """Questions that are under way at a time."""
-
-    @model_validator(mode="after")
-    def _has_a_budget(self) -> JudgeSpec:
-        if self.max_tokens is None and self.max_cost is None:
-            raise PydanticCustomError(
-                "budget", "say what may be spent on an SAE: max_tokens, or max_cost with prices"
-            )
-        if self.max_cost is not None and None in (self.price_in, self.price_out):
-            raise PydanticCustomError(
-                "prices", "max_cost needs price_in and price_out", {"field": "max_cost"}
-            )
-        return self
-
-
 class ExplanationsStudy(Frozen):
     """Whether a latent can be told in words that predict it on text they were not made from."""
 
@@ -241,7 +161,14 @@ class ExplanationsStudy(Frozen):
     """Also ask a language model, with the same examples."""
 
 
-Study = TruthStudy | StabilityStudy | LocalisationStudy | ProbingStudy | ExplanationsStudy
+Study = (
+    TruthStudy
+    | StabilityStudy
+    | LocalisationStudy
+    | ProbingStudy
+    | ExplanationsStudy
+    | SteeringStudy
+)
 
 
 class StudiesSpec(Frozen):
@@ -257,6 +184,8 @@ class StudiesSpec(Frozen):
     """Sparse probes."""
     explanations: ExplanationsStudy | None = None
     """Explanations, and their scores."""
+    steering: SteeringStudy | None = None
+    """Refusal, made by a few features."""
 
     def asked(self) -> tuple[Study, ...]:
         """Those that are asked for, in the order of their names here."""

@@ -13,7 +13,7 @@ from sae_cli.errors import OK, USAGE
 VERBS = (
     "run", "cache", "train", "eval", "release", "validate", "plan", "status", "ls", "show", "gc",
     "schema", "verify", "bench", "results", "compare", "report", "import", "inspect",
-    "monitor",
+    "monitor", "steer",
 )  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def test_help_explains(saectl, verb, flag):
         assert all(name in answer.out for name in VERBS)
 
 
-@pytest.mark.parametrize("verb", ["run", "cache", "train", "eval", "release"])
+@pytest.mark.parametrize("verb", ["run", "cache", "train", "eval", "steer", "release"])
 def test_the_stage_verbs_share_their_flags(saectl, verb, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     said = saectl(verb, "--help").out
@@ -77,7 +77,7 @@ def test_verbose_shows_the_traceback_of_an_expected_error(saectl, small):
 
 
 @pytest.mark.parametrize(
-    "verb", ["run", "cache", "train", "eval", "release", "plan", "status", "gc"]
+    "verb", ["run", "cache", "train", "eval", "steer", "release", "plan", "status", "gc"]
 )
 def test_without_a_sweep_in_a_new_workspace_the_answer_says_what_to_type(saectl, small, verb):
     answer = saectl(verb)

@@ -1,0 +1,1 @@
+"""The parts of the study of refusal: prompts, reading, choice, edits, replies, figures."""
