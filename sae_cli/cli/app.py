@@ -11,6 +11,7 @@ import typer
 from sae_cli import __version__
 from sae_cli.cli import (
     bench,
+    browse,
     compare,
     gc,
     importing,
@@ -57,6 +58,7 @@ app.command(rich_help_panel=LOOK)(bench.bench)
 app.command(rich_help_panel=LOOK)(results.results)
 app.command(rich_help_panel=LOOK)(compare.compare)
 app.command(rich_help_panel=LOOK)(report.report)
+app.command(rich_help_panel=LOOK)(browse.browse)
 app.command("ls", rich_help_panel=KEEP)(inspect.ls)
 app.command(rich_help_panel=KEEP)(inspect.show)
 app.command(rich_help_panel=KEEP)(verify.verify)

@@ -7,6 +7,7 @@ SAEs are held in groups that fit the room they are given; each group pays its ow
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -112,6 +113,14 @@ def room_for(features: int, d: int, sizes: Sizes) -> int:
     """Bytes that the pass holds for an SAE: its weights and what it collects."""
     examples = (sizes.top + sizes.sample) * (4 * sizes.window + 20)
     return features * (2 * examples + 4 * len(EDGES) + sizes.pool + 64 + 8 * d)
+
+
+def room() -> float:
+    """Bytes that a pass may hold: half of the memory that is free, where the system tells it."""
+    try:
+        return 0.5 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 2**32
 
 
 def groups(watched: Sequence[Any], needs: Sequence[int], room: float) -> list[list[Any]]:

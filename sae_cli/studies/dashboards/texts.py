@@ -6,7 +6,7 @@ on it that a reader could take for a held-out number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,3 +104,11 @@ def _ids(path: Path, tokenizer: PreTrainedTokenizerBase, tokens: int) -> Iterato
             if given >= tokens:
                 return
     yield from made()
+
+
+def words_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """The text of each token, as it stands in a sentence; an id that the tokenizer lacks (an
+    embedding may have more rows) has none."""
+    pieces = tokenizer.convert_ids_to_tokens(list(ids))
+    spell = tokenizer.convert_tokens_to_string
+    return ["" if each is None else spell([each]) or str(each) for each in pieces]
