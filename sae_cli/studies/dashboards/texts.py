@@ -107,8 +107,15 @@ def _ids(path: Path, tokenizer: PreTrainedTokenizerBase, tokens: int) -> Iterato
 
 
 def words_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """The text of each token, as it stands in a sentence; an id that the tokenizer lacks (an
-    embedding may have more rows) has none."""
-    pieces = tokenizer.convert_ids_to_tokens(list(ids))
-    spell = tokenizer.convert_tokens_to_string
-    return ["" if each is None else spell([each]) or str(each) for each in pieces]
+    """The text of each token as it stands behind a word, so with the space that it brings; an id
+    that the tokenizer lacks (an embedding may have more rows) has none."""
+    known = [i for i in ids if 0 <= i < len(tokenizer)]
+    anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
+    begin, *said = tokenizer.batch_decode(
+        [anchor, *([*anchor, i] for i in known)], clean_up_tokenization_spaces=False
+    )
+    told = {
+        i: text[len(begin) :] if text.startswith(begin) else tokenizer.decode([i])
+        for i, text in zip(known, said, strict=True)
+    }
+    return [told.get(i, "") for i in ids]

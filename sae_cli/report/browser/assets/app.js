@@ -6,19 +6,19 @@ const link = (sae, f) => `#${encodeURIComponent(sae.entry.folder)}${f === undefi
 function where() {
   const [folder, page] = location.hash.slice(1).split("/").map(decodeURIComponent);
   const match = /^f=(\d+)$/.exec(page || "");
-  return { folder, feature: match ? Number(match[1]) : null };
+  return { folder, feature: match ? Number(match[1]) : null, about: page === "about" };
 }
 
 async function route() {
   const mine = ++turn;
   try {
     if (!catalogue) catalogue = (await load("saes")).meta;
-    const { folder, feature } = where();
+    const { folder, feature, about } = where();
     const entry = folder ? catalogue.saes.find((s) => s.folder === folder) : catalogue.saes.length === 1 ? catalogue.saes[0] : null;
     if (folder && !entry) throw new Error(`There is no SAE called ${folder} here.`);
     if (!entry) return showAll();
     if (!current || current.sae.entry !== entry) await showSae(entry, mine);
-    if (mine === turn) await showFeature(feature, mine);
+    if (mine === turn) await showFeature(feature, about, mine);
   } catch (error) {
     if (mine !== turn) return;
     main.replaceChildren(el("p", { class: "pad wrong" }, error.message));
@@ -51,13 +51,13 @@ async function showSae(entry, mine) {
   list.draw();
 }
 
-async function showFeature(feature, mine) {
+async function showFeature(feature, about, mine) {
   const { sae, list, panel } = current;
   crumb(sae, feature);
-  main.dataset.view = feature === null ? "list" : "feature";
+  main.dataset.view = feature === null && !about ? "list" : "feature";
   if (feature === null) {
     list.show(undefined);
-    panel.replaceChildren(overview(sae));
+    panel.replaceChildren(el("nav", { class: "steps" }, el("a", { class: "back", href: link(sae) }, "All features")), overview(sae));
     return;
   }
   if (feature >= sae.n) throw new Error(`${sae.entry.name} has features 0 to ${sae.n - 1}, not ${feature}.`);

@@ -62,6 +62,8 @@ class Sae {
   static async open(entry) {
     const index = await load(`${entry.folder}/index.bin`);
     const words = await load(`${index.meta.text}/words`);
+    const bare = words.meta.filter((w) => /^[\p{L}\p{N}]/u.test(w)).length;
+    spaced = bare < 0.02 * words.meta.length;
     return new Sae(entry, index, words.meta);
   }
 

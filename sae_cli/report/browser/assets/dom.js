@@ -8,7 +8,7 @@ function el(name, attributes, ...children) {
     else if (key === "style") for (const [k, v] of Object.entries(value)) element.style.setProperty(k, v);
     else element.setAttribute(key, value === true ? "" : value);
   }
-  for (const child of children.flat()) if (child !== null && child !== undefined && child !== false) element.append(child);
+  for (const child of children.flat(Infinity)) if (child !== null && child !== undefined && child !== false) element.append(child);
   return element;
 }
 
@@ -23,7 +23,9 @@ function told(value) {
 
 // A token's text with what can't be seen made visible.
 const visible = (text) => text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/\r/g, "␍") || "∅";
-const quoted = (text) => visible(text).replace(/^ | $/g, "·");
+// Alone, a space before a word is shown where only some words have one.
+let spaced = false;
+const quoted = (text) => (spaced ? visible(text).trim() || "·" : visible(text).replace(/^ | $/g, "·"));
 
 const tip = document.getElementById("tip");
 function showTip(event) {

@@ -4,11 +4,10 @@ function shaded(words, values, scale) {
     const value = values.get(i) || 0;
     const share = scale > 0 ? Math.min(1, value / scale) : 0;
     return el("span", { class: value ? "t on" : "t", tabindex: value ? "0" : null, "data-tip": `${quoted(word)}  ${told(value)}`,
-      style: value ? { "--share": `${Math.round(12 + 78 * share)}%` } : null }, visible(word));
+      style: value ? { "--share": (0.15 + 0.85 * share).toFixed(3) } : null }, i ? visible(word) : visible(word.replace(/^ (?=.)/, "")));
   });
 }
 
-// An example starts where its peak can be seen without scrolling: a few lines, cut by CSS never.
 function example(one, scale) {
   return el("li", { class: "example" }, el("span", { class: "peak" }, one.peak ? told(one.peak) : "0"),
     el("p", { class: "tokens" }, shaded(one.words, one.values, scale)));
@@ -23,7 +22,7 @@ function exampleList(title, note, list, scale) {
 function histogram(found, edges) {
   const { low, counts } = found;
   if (!counts.length) return el("p", { class: "none" }, "It fires on no token of this text.");
-  const wide = 320, high = 96, gap = counts.length > 60 ? 0 : 1, most = Math.log1p(Math.max(...counts));
+  const wide = 320, high = 130, gap = counts.length > 60 ? 0 : 1, most = Math.log1p(Math.max(...counts));
   const each = wide / Math.max(counts.length, 8);
   const bars = counts.map((n, i) => {
     const h = n ? Math.max(2, high * Math.log1p(n) / most) : 0;

@@ -44,7 +44,7 @@ class FeatureList {
     this.inner = el("div", { class: "rows" });
     this.scroller = el("div", { id: "list", role: "listbox", tabindex: "0", "aria-label": "Features", onscroll: () => this.draw(), onkeydown: (e) => this.key(e) }, this.inner);
     this.element = el("section", { class: "side", "aria-label": "List of features" },
-      el("div", { class: "controls" }, this.search, el("div", { class: "line" }, this.sorting, this.way, this.count), filters), this.scroller);
+      el("div", { class: "controls" }, this.search, el("div", { class: "line" }, this.sorting, this.way, this.count), filters, el("a", { class: "about", href: `${link(this.sae)}/about` }, "About this SAE")), this.scroller);
     new ResizeObserver(() => this.draw()).observe(this.scroller);
   }
 
