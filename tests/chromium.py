@@ -16,6 +16,7 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage")
 PATIENCE = 60_000
 """Milliseconds after which something that should happen in a page has not."""
+STEP = 20
 
 
 class Chromium:
@@ -72,8 +73,17 @@ class Chromium:
         return self.do(lambda page: page.evaluate(script))
 
     def wait(self, script: str) -> None:
-        """Until an expression of JavaScript is true. Fails after a long time."""
-        self.do(lambda page: page.wait_for_function(script, polling=50) and None)
+        """Until an expression of JavaScript is true. Fails after a long time. (Playwright's own
+        waiting evaluates in the page, which a page's policy may forbid.)"""
+
+        def until(page: Any) -> None:
+            for _ in range(PATIENCE // STEP):
+                if page.evaluate(script):
+                    return
+                page.wait_for_timeout(STEP)
+            raise AssertionError(f"never true: {script}")
+
+        self.do(until)
 
     def press(self, *keys: str) -> None:
         """Press keys, one after another."""
@@ -100,7 +110,7 @@ class Chromium:
         self._thread.shutdown()
 
     def _asked(self, request: Any) -> None:
-        beside = request.frame.page.url.rpartition("#")[0].rpartition("/")[0] or "about:"
+        beside = request.frame.page.url.partition("#")[0].rpartition("/")[0] + "/"
         allowed = request.is_navigation_request() or request.url.startswith(("data:", beside))
         if not allowed:
             self._troubles.append(f"asked for {request.url}")

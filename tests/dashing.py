@@ -60,7 +60,9 @@ def dashboard(
     groups[0] = -1
     notes = {
         7: {
-            "explanations": [{"text": HOSTILE, "by": "a judge", "detection": 0.75, "fuzzing": None}],
+            "explanations": [
+                {"text": HOSTILE, "by": "a judge", "detection": 0.75, "fuzzing": None}
+            ],
             "labels": [{"label": "topic=river", "f1": 0.875, "threshold": 0.5}],
             "steering": [{"refusal rate": 0.9, "strength": 4}],
         }

@@ -106,7 +106,7 @@ def test_numbers_of_all_features_come_back(site: Any) -> None:
         part, b = file(out / found.name / f"feat-00{shard}.js")
         start = 0
         for row, ends in enumerate(zip(b["hist_low"], b["hist_size"], strict=True)):
-                low, size = map(int, ends)
+            low, size = map(int, ends)
             whole = found.histogram[part["first"] + row]
             assert b["hist"][start : start + size].tolist() == whole[low : low + size].tolist()
             total += b["hist"][start : start + size].sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_groups_are_ranges_of_peaks_that_follow_one_another() -> None:
     for feature in often:
         peaks = [sample.peak[feature][quantiles[feature] == g] for g in range(SIZES.groups)]
         assert [len(p) for p in peaks] == [SIZES.each] * SIZES.groups
-        assert all(a.min() >= b.max() for a, b in zip(peaks, peaks[1:], strict=False))
+        assert all(a.min() >= b.max() for a, b in pairwise(peaks))
         assert min(map(np.min, peaks)) > 0
 
 

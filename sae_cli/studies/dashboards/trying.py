@@ -24,6 +24,7 @@ from sae_cli.lm.encode import end_of_text
 from sae_cli.lm.sites import find_tap
 from sae_cli.lm.splice import editing
 from sae_cli.spec.stages import ModelSpec
+from sae_cli.studies.dashboards.texts import words_of
 from sae_cli.studies.live import Live, Reader
 
 SHOWN = 30
@@ -95,7 +96,7 @@ def read(live: Live, ids: Tensor) -> dict[str, Any]:
         [[f, v] for f, v in zip(fs, vs, strict=True) if v > 0]
         for fs, vs in zip(features.tolist(), values.tolist(), strict=True)
     ]
-    words = live.reader.words(ids)[1:]
+    words = spelled(live, ids)[1:]
     return {"words": words, "counts": seen.keep[1:].tolist(), "fired": fired}
 
 
@@ -107,14 +108,18 @@ def steer(live: Live, ids: Tensor, feature: int, strength: float, tokens: int) -
     with ExitStack() as stack:
         held(live, feature, strength, stack)
         steered = continued(live, ids, tokens)
-    words = live.reader.words
     return {
-        "words": words(ids)[1:],
+        "words": spelled(live, ids)[1:],
         "values": seen.latents[1:, feature].tolist(),
         "strength": strength,
-        "plain": words(plain),
-        "steered": words(steered),
+        "plain": spelled(live, plain),
+        "steered": spelled(live, steered),
     }
+
+
+def spelled(live: Live, ids: Tensor) -> list[str]:
+    """The words of `ids` [1, T]."""
+    return words_of(live.reader.tokenizer, ids[0].tolist())
 
 
 def held(live: Live, feature: int, strength: float, stack: ExitStack) -> None:

@@ -1,4 +1,5 @@
 // The page of a feature.
+const saidOf = (sae, f) => { const own = sae.said.get(f); return own ? [own.label, own.text].filter(Boolean).join(" · ") : ""; };
 const facts = (pairs) => el("dl", { class: "glance" }, pairs.map(([k, v, about]) => el("div", { "data-tip": about }, el("dt", {}, k), el("dd", {}, v))));
 
 async function featurePage(sae, f) {
@@ -49,9 +50,8 @@ function steered(records) {
 function neighbours(sae, near) {
   if (!near || !near.length) return el("p", { class: "none" }, "None.");
   return el("ol", { class: "near" }, near.map((n) => {
-    const own = sae.said.get(n.id);
     return el("li", {}, el("a", { href: link(sae, n.id) }, el("span", { class: "no" }, String(n.id)),
-      el("span", { class: "what" }, (own && (own.text || own.label)) || sae.peaks(n.id).map((w) => el("i", {}, quoted(w))))),
+      el("span", { class: "what" }, saidOf(sae, n.id) || sae.peaks(n.id).map((w) => el("i", {}, quoted(w))))),
       el("span", { class: "value" }, n.value.toFixed(2)));
   }));
 }

@@ -104,7 +104,7 @@ class FeatureList {
 
   row(i) {
     const f = this.order[i], said = this.sae.said.get(f);
-    const name = said && (said.text || said.label);
+    const name = saidOf(this.sae, f);
     const numbers = ["density", "max"];
     if (this.sort !== "number" && !numbers.includes(this.sort)) numbers.push(this.sort);
     const small = numbers.map((c) => `${COLUMNS.find((x) => x.name === c).short} ${told(this.value(c, f))}`).join("  ");

@@ -34,7 +34,7 @@ function tryText(sae) {
     const below = el("div", {});
     const show = (i) => below.replaceChildren(el("h3", {}, `On ${quoted(read.words[i])}`), read.fired[i].length
       ? el("ol", { class: "near" }, read.fired[i].map(([f, v]) => el("li", {}, el("a", { href: link(sae, f) }, el("span", { class: "no" }, String(f)),
-        el("span", { class: "what" }, (sae.said.get(f) || {}).text || (sae.said.get(f) || {}).label || sae.peaks(f).map((w) => el("i", {}, quoted(w))))), el("span", { class: "value" }, told(v)))))
+        el("span", { class: "what" }, saidOf(sae, f) || sae.peaks(f).map((w) => el("i", {}, quoted(w))))), el("span", { class: "value" }, told(v)))))
       : el("p", { class: "none" }, read.counts[i] ? "No feature fires here." : "This token does not count: a special token, or one of extreme norm."));
     const words = read.words.map((w, i) => el("button", { type: "button", class: "t pick", onclick: (e) => { for (const o of e.target.parentNode.children) o.removeAttribute("aria-pressed"); e.target.setAttribute("aria-pressed", "true"); show(i); } }, visible(w)));
     if (words.length) { words[words.length - 1].setAttribute("aria-pressed", "true"); show(words.length - 1); }
