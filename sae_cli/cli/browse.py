@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 import typer
 
@@ -124,16 +125,16 @@ def browse(
         if neuronpedia is not None:
             print(f"for Neuronpedia: {built.exported} files in {neuronpedia / 'exports'}")
     if serve:
-        _serve(out, port, built.folders)
+        _serve(out, port, built.folders, sys.stderr if json else sys.stdout)
     return OK
 
 
-def _serve(out: Path, port: int, folders: Mapping[str, Named]) -> None:
+def _serve(out: Path, port: int, folders: Mapping[str, Named], to: TextIO) -> None:
     """Until Ctrl-C."""
     from sae_cli.cli.browsing import trials
     from sae_cli.run.serving import SiteServer
 
     answer = trials(folders)
     with SiteServer(out, port, ("read", "steer"), answer) as server:
-        print(f"serving {server.url}  (Ctrl-C ends it)", flush=True)
+        print(f"serving {server.url}  (Ctrl-C ends it)", file=to, flush=True)
         server.serve_forever(poll_interval=0.2)

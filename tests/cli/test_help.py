@@ -12,7 +12,7 @@ from sae_cli.errors import OK, USAGE
 
 VERBS = (
     "run", "cache", "train", "eval", "release", "validate", "plan", "status", "ls", "show", "gc",
-    "schema", "verify", "bench", "results", "compare", "report", "import",
+    "schema", "verify", "bench", "results", "compare", "report", "import", "browse",
 )  # fmt: skip
 
 

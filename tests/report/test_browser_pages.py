@@ -278,7 +278,7 @@ def test_65_536_features_open_and_scroll_with_few_rows_in_the_document(
     tmp_path, chromium, record_property
 ):
     text = corpus(4000, 128, 32)
-    page = written(tmp_path / "large", dashboard(65_536, text, top=16), text=text)
+    page = written(tmp_path / "large", dashboard(65_536, text, top=3), text=text)
     size = sum(f.stat().st_size for f in page.parent.rglob("*") if f.is_file())
     assert size < 100e6
     start = time.monotonic()

@@ -9,6 +9,7 @@ SAE was trained on. A transcoder's row is added to what it predicts. Both texts 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,10 +67,11 @@ class Trials:
 
     def _steer(self, live: Live, ids: Tensor, asked: Mapping[str, Any]) -> dict[str, Any]:
         feature, tokens = asked.get("feature"), asked.get("tokens", 32)
-        strength = asked.get("strength")
+        strength: Any = asked.get("strength")
         if not isinstance(feature, int) or not 0 <= feature < live.sae.d_sae:
             raise DataError(f"say a feature from 0 to {live.sae.d_sae - 1}")
-        if isinstance(strength, bool) or not isinstance(strength, int | float):
+        number = isinstance(strength, int | float) and not isinstance(strength, bool)
+        if not number or not math.isfinite(strength):
             raise DataError("say a strength, in raw activation units")
         if not isinstance(tokens, int) or not 1 <= tokens <= MOST_NEW:
             raise DataError(f"say how many new tokens, 1 to {MOST_NEW}")

@@ -75,7 +75,7 @@ function overview(sae) {
   const { meta, index } = sae, dead = index.fired.reduce((n, v) => n + (v === 0), 0);
   return el("article", { class: "feature" }, el("h1", {}, sae.entry.name),
     facts([["features", told(sae.n)], ["never fire here", told(dead)], ["tokens read", told(meta.tokens)], ["with notes", told(sae.said.size)]]),
-    el("dl", { class: "facts" }, [["text", meta.corpus], ...Object.entries(meta.facts)].map(([k, v]) => [el("dt", {}, k), el("dd", {}, String(v))])),
+    el("dl", { class: "facts" }, [["text", meta.corpus], ...Object.entries(meta.facts)].map(([k, v]) => [el("dt", {}, k), el("dd", {}, typeof v === "number" ? told(v) : String(v))])),
     Object.keys(meta.lacking).length ? el("section", { class: "block" }, el("h2", {}, "Not there"), el("dl", { class: "facts" }, Object.entries(meta.lacking).map(([k, v]) => [el("dt", {}, k), el("dd", {}, v)]))) : null,
     LIVE ? tryText(sae) : null,
     el("p", { class: "note keys" }, "Keys: / searches, arrows move in the list, Enter opens, j and k go to the next and the previous feature, Escape goes back."));

@@ -60,7 +60,7 @@ function logits(title, list, why) {
   const most = list ? Math.max(...list.map((e) => Math.abs(e.value))) : 1;
   return el("section", { class: "block" }, el("h2", {}, title), list
     ? el("ol", { class: "logits" }, list.map((e) => el("li", {}, el("code", {}, quoted(e.word)),
-      el("span", { class: "bar" }, el("span", { style: { width: `${100 * Math.abs(e.value) / most}%` } })), el("span", { class: "value" }, told(Number(e.value.toPrecision(3)))))))
+      el("span", { class: "bar" }, el("span", { style: { width: `${100 * Math.abs(e.value) / most}%` } })), el("span", { class: "value" }, e.value.toFixed(2)))))
     : el("p", { class: "none" }, `Not there: ${why}.`));
 }
 
