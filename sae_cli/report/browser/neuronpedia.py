@@ -171,7 +171,11 @@ def _plain(values: Any) -> list[float]:
 
 
 def _lines(rows: Any) -> bytes:
+    """JSON, a line each, in the strict sense: what some readers take for an end of line is escaped,
+    half a character is a question mark."""
     text = "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in rows)
+    for mark in ("\x85", "\u2028", "\u2029"):
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
     return text.encode("utf-8", "replace")
 
 
