@@ -1,0 +1,129 @@
+"""What the one pass over a text costs, against tokens and against features.
+
+    python bench/browse.py [--rounds 3] [--tokens 65536] [--features 4096] [--k 32] [--d 256]
+
+Two series, each round in another order: the same SAE on 1, 2 and 4 times the text, and on the same
+text SAEs of 1, 2, 4 and 8 times the features that fire as often. Printed are the seconds of
+encoding (the SAE's own products, which grow with its features whoever looks on) and of what the
+dashboards add to it, and the ratio of the latter to the first of its series: median (least to
+greatest) over rounds, each ratio within one round. Activations are random; a site of 65,536
+features is written at the end, with its size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sae_cli.report.browser.site import Site
+from sae_cli.sae.base import SAE
+from sae_cli.store.dashboards import Corpus, Dashboard
+from sae_cli.studies.dashboards.build import fired
+from sae_cli.studies.dashboards.collect import EDGES, Collector, Sizes
+
+CONTEXT, BATCH = 128, 4096
+SIZES = Sizes()
+
+
+def a_topk(features: int, d: int, k: int) -> SAE:
+    """Random, with unit rows."""
+    rows = torch.nn.functional.normalize(torch.randn(features, d), dim=1)
+    return SAE("topk", rows.T.contiguous(), rows, torch.zeros(features), torch.zeros(d), k=k)
+
+
+def passed(sae: SAE, tokens: int) -> tuple[float, float, Collector]:
+    """Seconds of encoding and of collecting, and what was collected."""
+    blocks = tokens // CONTEXT
+    collector = Collector(sae.d_sae, blocks * -(-CONTEXT // SIZES.window), SIZES)
+    generator = torch.Generator().manual_seed(1)
+    encoding = collecting = 0.0
+    per = BATCH // CONTEXT
+    for start in range(0, blocks, per):
+        acts = torch.randn(per, CONTEXT, sae.d_in, generator=generator)
+        keep: NDArray[np.bool_] = np.ones((per, CONTEXT), bool)
+        begin = time.perf_counter()
+        found = fired(sae, acts, keep)
+        middle = time.perf_counter()
+        collector.add(keep, start * (CONTEXT // SIZES.window), *found)
+        end = time.perf_counter()
+        encoding, collecting = encoding + middle - begin, collecting + end - middle
+    return encoding, collecting, collector
+
+
+def series(
+    name: str, cases: dict[int, Callable[[], tuple[float, float, Collector]]], rounds: int
+) -> None:
+    """Time all cases in each round, the first of which warms up, and print them."""
+    times: dict[int, list[tuple[float, float]]] = {size: [] for size in cases}
+    for number in range(rounds + 1):
+        for size in list(cases)[:: -1 if number % 2 else 1]:
+            encoding, collecting, _ = cases[size]()
+            if number:
+                times[size].append((encoding, collecting))
+    first = next(iter(cases))
+    print(f"{name:>10}  encoding  dashboards  ratio of dashboards")
+    for size, found in times.items():
+        ratios = [b / a for (_, b), (_, a) in zip(found, times[first], strict=True)]
+        print(
+            f"{size:>10,}  {statistics.median(t[0] for t in found):7.2f}s  "
+            f"{statistics.median(t[1] for t in found):9.2f}s  {statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+def site_of(features: int, tokens: int, k: int) -> None:
+    """Write a site of so many features and print its size. Their weights are not looked at."""
+    _, _, found = passed(a_topk(features, 32, k), tokens)
+    sample, groups = found.sample()
+    dice = np.random.default_rng(0)
+    ids = dice.integers(0, 30_000, (tokens // CONTEXT, CONTEXT)).astype(np.int32)
+    dashboard = Dashboard(
+        "made-up", {"model": "random"}, found.tokens, found.fired, found.total, found.largest,
+        found.windows, found.histogram, EDGES, found.top(), sample, groups, found.idle(),
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        with Site(Path(folder) / "site") as site:
+            text = site.text(
+                Corpus(ids, SIZES.window, "random"), lambda some: [f" w{i}" for i in some], 30_000
+            )
+            site.add(dashboard, text)
+        seconds = time.perf_counter() - begin
+    print(
+        f"a site of {features:,} features on {tokens:,} tokens, without what weights say: "
+        f"{site.bytes / 1e6:.0f} MB, written in {seconds:.0f} s"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=65_536)
+    parser.add_argument("--features", type=int, default=4096)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--d", type=int, default=256)
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    sae = a_topk(given.features, given.d, given.k)
+    by_tokens = {given.tokens * n: lambda n=n: passed(sae, given.tokens * n) for n in (1, 2, 4)}
+    series("tokens", by_tokens, given.rounds)
+    by_features = {
+        given.features * n: lambda n=n: passed(
+            a_topk(given.features * n, given.d, given.k), given.tokens
+        )
+        for n in (1, 2, 4, 8)
+    }
+    series("features", by_features, given.rounds)
+    site_of(65_536, given.tokens, given.k)
+
+
+if __name__ == "__main__":
+    main()
