@@ -1,13 +1,14 @@
 """What the one pass over a text costs, against tokens and against features.
 
-    python bench/browse.py [--rounds 3] [--tokens 65536] [--features 4096] [--k 32] [--d 256]
+    python bench/browse.py [--rounds 3] [--tokens 262144] [--features 4096] [--k 32] [--d 64]
 
 Two series, each round in another order: the same SAE on 1, 2 and 4 times the text, and on the same
 text SAEs of 1, 2, 4 and 8 times the features that fire as often. Printed are the seconds of
 encoding (the SAE's own products, which grow with its features whoever looks on) and of what the
-dashboards add to it, and the ratio of the latter to the first of its series: median (least to
-greatest) over rounds, each ratio within one round. Activations are random; a site of 65,536
-features is written at the end, with its size.
+dashboards add to it, and ratios of the latter to the first of its series, of the whole pass and of
+its second half, when most features hold what they can: medians (least to greatest) over rounds,
+each ratio within one round. Activations are random, features more and less frequent. A site of
+65,536 features is written at the end, with its size.
 """
 
 from __future__ import annotations
@@ -34,17 +35,20 @@ SIZES = Sizes()
 
 
 def a_topk(features: int, d: int, k: int) -> SAE:
-    """Random, with unit rows."""
+    """Random, with unit rows; some features fire often, most seldom."""
     rows = torch.nn.functional.normalize(torch.randn(features, d), dim=1)
-    return SAE("topk", rows.T.contiguous(), rows, torch.zeros(features), torch.zeros(d), k=k)
+    return SAE("topk", rows.T.contiguous(), rows, torch.randn(features), torch.zeros(d), k=k)
 
 
-def passed(sae: SAE, tokens: int) -> tuple[float, float, Collector]:
-    """Seconds of encoding and of collecting, and what was collected."""
+Passed = tuple[float, float, float, Collector]
+
+
+def passed(sae: SAE, tokens: int) -> Passed:
+    """Seconds of encoding, of collecting, of its second half, and what was collected."""
     blocks = tokens // CONTEXT
     collector = Collector(sae.d_sae, blocks * -(-CONTEXT // SIZES.window), SIZES)
     generator = torch.Generator().manual_seed(1)
-    encoding = collecting = 0.0
+    encoding = collecting = late = 0.0
     per = BATCH // CONTEXT
     for start in range(0, blocks, per):
         acts = torch.randn(per, CONTEXT, sae.d_in, generator=generator)
@@ -55,33 +59,38 @@ def passed(sae: SAE, tokens: int) -> tuple[float, float, Collector]:
         collector.add(keep, start * (CONTEXT // SIZES.window), *found)
         end = time.perf_counter()
         encoding, collecting = encoding + middle - begin, collecting + end - middle
-    return encoding, collecting, collector
+        if 2 * start >= blocks:
+            late += end - middle
+    return encoding, collecting, late, collector
 
 
-def series(
-    name: str, cases: dict[int, Callable[[], tuple[float, float, Collector]]], rounds: int
-) -> None:
+def series(name: str, cases: dict[int, Callable[[], Passed]], rounds: int) -> None:
     """Time all cases in each round, the first of which warms up, and print them."""
-    times: dict[int, list[tuple[float, float]]] = {size: [] for size in cases}
+    times: dict[int, list[tuple[float, float, float]]] = {size: [] for size in cases}
     for number in range(rounds + 1):
         for size in list(cases)[:: -1 if number % 2 else 1]:
-            encoding, collecting, _ = cases[size]()
+            *seconds, _ = cases[size]()
             if number:
-                times[size].append((encoding, collecting))
+                times[size].append(tuple(seconds))
     first = next(iter(cases))
-    print(f"{name:>10}  encoding  dashboards  ratio of dashboards")
+    print(f"{name:>10}  encoding  dashboards  ratio               ratio of second halves")
     for size, found in times.items():
-        ratios = [b / a for (_, b), (_, a) in zip(found, times[first], strict=True)]
+        seconds = [statistics.median(t[i] for t in found) for i in (0, 1)]
+        whole, late = (
+            [mine[i] / base[i] for mine, base in zip(found, times[first], strict=True)]
+            for i in (1, 2)
+        )
         print(
-            f"{size:>10,}  {statistics.median(t[0] for t in found):7.2f}s  "
-            f"{statistics.median(t[1] for t in found):9.2f}s  {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f})"
+            f"{size:>10,}  {seconds[0]:7.2f}s  {seconds[1]:9.2f}s  "
+            + "  ".join(
+                f"{statistics.median(r):.2f} ({min(r):.2f} to {max(r):.2f})" for r in (whole, late)
+            )
         )
 
 
 def site_of(features: int, tokens: int, k: int) -> None:
     """Write a site of so many features and print its size. Their weights are not looked at."""
-    _, _, found = passed(a_topk(features, 32, k), tokens)
+    *_, found = passed(a_topk(features, 32, k), tokens)
     sample, groups = found.sample()
     dice = np.random.default_rng(0)
     ids = dice.integers(0, 30_000, (tokens // CONTEXT, CONTEXT)).astype(np.int32)
@@ -106,10 +115,10 @@ def site_of(features: int, tokens: int, k: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=65_536)
+    parser.add_argument("--tokens", type=int, default=262_144)
     parser.add_argument("--features", type=int, default=4096)
     parser.add_argument("--k", type=int, default=32)
-    parser.add_argument("--d", type=int, default=256)
+    parser.add_argument("--d", type=int, default=64)
     given = parser.parse_args()
     torch.manual_seed(0)
     sae = a_topk(given.features, given.d, given.k)

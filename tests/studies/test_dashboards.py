@@ -14,6 +14,7 @@ from sae_cli.lm.capture import Capture
 from sae_cli.sae.base import SAE
 from sae_cli.store.dashboards import NONE
 from sae_cli.studies.bench import Bench
+from sae_cli.studies.dashboards import best
 from sae_cli.studies.dashboards.build import fired, groups
 from sae_cli.studies.dashboards.collect import EDGES, Collector, Sizes, pool
 from sae_cli.studies.explain.windows import hashed
@@ -73,11 +74,13 @@ class Plain:
         self.firing = set(firing)
 
 
+@pytest.mark.parametrize("waiting", [1, 2**14])
 @pytest.mark.parametrize("batches", [[40], [1] * 40, [7, 30, 3]])
 @pytest.mark.parametrize("context", [12, 13, 5])
 def test_examples_counts_and_histograms_are_those_of_a_plain_look(
-    batches: list[int], context: int
+    batches: list[int], context: int, waiting: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(best, "LEAST_WAITING", waiting)  # many merges, or one
     dense, keep = made_up(context, 40, context, 30)
     found = collected(dense, keep, batches)
     top, (sample, quantiles) = found.top(), found.sample()
