@@ -112,7 +112,7 @@ def fired(
 def room_for(features: int, d: int, sizes: Sizes) -> int:
     """Bytes that the pass holds for an SAE: its weights and what it collects."""
     examples = (sizes.top + sizes.sample) * (4 * sizes.window + 20)
-    return features * (2 * examples + 4 * len(EDGES) + sizes.pool + 64 + 8 * d)
+    return features * (5 * examples // 2 + 4 * len(EDGES) + sizes.pool + 64 + 8 * d)
 
 
 def room() -> float:

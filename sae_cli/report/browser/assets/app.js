@@ -35,9 +35,15 @@ function showAll() {
   current = null;
   crumb(null);
   main.className = "all";
-  main.replaceChildren(el("h1", {}, "SAEs"), el("ul", { class: "saes" }, catalogue.saes.map((s) => el("li", {},
+  const facts = (s) => ["model", "layer", "site", "architecture", "width"].map((n) => s.facts[n]).join(" ");
+  const lines = catalogue.saes.map((s) => el("li", { "data-text": `${s.name} ${facts(s)}`.toLowerCase() },
     el("a", { href: `#${encodeURIComponent(s.folder)}` }, s.name),
-    el("span", { class: "small" }, `${told(s.features)} features, ${told(s.dead)} never fire here${s.notes ? `, ${told(s.notes)} with notes` : ""}`)))));
+    el("span", { class: "small" }, `${told(s.features)} features, ${told(s.dead)} never fire here${s.notes ? `, ${told(s.notes)} with notes` : ""}`)));
+  const search = el("input", { type: "search", id: "saes", placeholder: "Search SAEs", "aria-label": "Search SAEs", oninput: () => {
+    const wanted = search.value.toLowerCase().split(/\s+/);
+    for (const line of lines) line.hidden = !wanted.every((w) => line.dataset.text.includes(w));
+  } });
+  main.replaceChildren(el("h1", {}, "SAEs"), lines.length > 5 ? search : "", el("ul", { class: "saes" }, lines));
 }
 
 async function showSae(entry, mine) {
