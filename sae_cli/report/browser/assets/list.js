@@ -41,7 +41,7 @@ class FeatureList {
       el("label", {}, this.dead, " hide features that never fire"),
       this.sae.said.size ? el("label", {}, this.told, " only with explanation, label or steering") : null,
       el("div", { class: "bounds" }, this.columns.map((c) => [el("span", {}, c.label), bound(c, "least"), bound(c, "most")])));
-    this.inner = el("div", { class: "rows" });
+    this.inner = el("div", { class: "rows", role: "presentation" });
     this.scroller = el("div", { id: "list", role: "listbox", tabindex: "0", "aria-label": "Features", onscroll: () => this.draw(), onkeydown: (e) => this.key(e) }, this.inner);
     this.element = el("section", { class: "side", "aria-label": "List of features" },
       el("div", { class: "controls" }, this.search, el("div", { class: "line" }, this.sorting, this.way, this.count), filters, el("a", { class: "about", href: `${link(this.sae)}/about` }, "About this SAE")), this.scroller);
