@@ -1,139 +1,134 @@
-"""Headless Chromium, driven over its DevTools pipe; tests that want it are skipped where it is
-missing, unless SAECTL_NEEDS_CHROMIUM says that it must be there."""
+"""Debian's Chromium, driven by Playwright; tests that want it are skipped where it is missing,
+unless SAECTL_NEEDS_CHROMIUM says that it must be there."""
 
 from __future__ import annotations
 
-import base64
-import fcntl
-import json
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
-)  # fmt: skip
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage")
+PATIENCE = 60_000
+"""Milliseconds after which something that should happen in a page has not."""
+STEP = 20
 
 
 class Chromium:
-    """One browser with one page. Says what the page logged, asked the network for, and holds."""
+    """One browser with one page at a time. Says what the page logged, asked for, and holds.
 
-    def __init__(self, program: str, profile: Path) -> None:
-        read, self._to = os.pipe()
-        self._from, write = os.pipe()
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (read, write)]
-        os.close(read)
-        os.close(write)
+    All of it happens in a thread of its own: Playwright leaves a running event loop in its thread.
+    """
 
-        def as_three_and_four() -> None:
-            os.dup2(high[0], 3)
-            os.dup2(high[1], 4)
+    def __init__(self, program: str) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._troubles: list[str] = []
+        self._page: Any = None
 
-        for fd in (self._to, self._from):
-            os.set_inheritable(fd, False)
-        self._process = subprocess.Popen(
-            [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            preexec_fn=as_three_and_four,
-            close_fds=False,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for fd in high:
-            os.close(fd)
-        self._answers = os.fdopen(self._from, "rb")
-        self._count, self._session, self._events = 0, "", list[dict[str, Any]]()
-        targets = self.ask("Target.getTargets")["targetInfos"]
-        page = next(t["targetId"] for t in targets if t["type"] == "page")
-        attached = self.ask("Target.attachToTarget", targetId=page, flatten=True)
-        self._session = attached["sessionId"]
-        for part in ("Page", "Runtime", "Log", "Network"):
-            self.ask(f"{part}.enable")
+        def start() -> None:
+            from playwright.sync_api import sync_playwright
 
-    def ask(self, method: str, **params: Any) -> Any:
-        """The result of a command of the protocol."""
-        self._count += 1
-        message: dict[str, Any] = {"id": self._count, "method": method, "params": params}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._to, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._next()
-            if answer.get("id") == self._count:
-                assert "error" not in answer, answer
-                return answer["result"]
-            self._events.append(answer)
+            self._playwright = sync_playwright().start()
+            self._browser = self._playwright.chromium.launch(
+                executable_path=program, args=list(FLAGS)
+            )
 
-    def open(self, path: Path, width: int, *, dark: bool = False) -> None:
-        """Show a file on a screen so wide, and wait until it has loaded."""
-        self.ask(
-            "Emulation.setDeviceMetricsOverride",
-            width=width, height=800, deviceScaleFactor=1, mobile=width < 700,
-        )  # fmt: skip
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.ask("Emulation.setEmulatedMedia", features=[scheme])
-        self._events.clear()
-        self.ask("Page.navigate", url=path.as_uri())
-        while not any(e.get("method") == "Page.loadEventFired" for e in self._events):
-            self._events.append(self._next())
+        self._thread.submit(start).result()
+
+    def open(self, place: Path | str, width: int, *, dark: bool = False, height: int = 800) -> None:
+        """Show a file, or what an address gives, on a fresh screen so wide, and wait until it has
+        loaded."""
+        url = place.as_uri() if isinstance(place, Path) else place
+
+        def begin() -> None:
+            if self._page is not None:
+                self._page.context.close()
+            context = self._browser.new_context(
+                viewport={"width": width, "height": height},
+                color_scheme="dark" if dark else "light",
+                is_mobile=width < 700,
+                has_touch=width < 700,
+            )
+            self._page = page = context.new_page()
+            page.set_default_timeout(PATIENCE)
+            self._troubles.clear()
+            page.on("console", lambda said: self._troubles.append(said.text))
+            page.on("pageerror", lambda error: self._troubles.append(str(error)))
+            page.on("request", self._asked)
+            page.goto(url)
+
+        self._thread.submit(begin).result()
+
+    def do(self, what: Callable[[Any], Any]) -> Any:
+        """What `what(page)` gives, `page` being Playwright's: plain values only."""
+        return self._thread.submit(lambda: what(self._page)).result()
 
     def value(self, script: str) -> Any:
         """What an expression of JavaScript is, in the page."""
-        result = self.ask("Runtime.evaluate", expression=script, returnByValue=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
+        return self.do(lambda page: page.evaluate(script))
+
+    def wait(self, script: str) -> None:
+        """Until an expression of JavaScript is true. Fails after a long time. (Playwright's own
+        waiting evaluates in the page, which a page's policy may forbid.)"""
+
+        def until(page: Any) -> None:
+            for _ in range(PATIENCE // STEP):
+                if page.evaluate(script):
+                    return
+                page.wait_for_timeout(STEP)
+            raise AssertionError(f"never true: {script}")
+
+        self.do(until)
+
+    def press(self, *keys: str) -> None:
+        """Press keys, one after another."""
+        for key in keys:
+            self.do(lambda page, key=key: page.keyboard.press(key))
 
     def troubles(self) -> list[str]:
-        """What the page wrote to the console, threw, or asked for beside its own file."""
+        """What the page wrote to the console, threw, or asked for beside files next to it."""
         self.value("0")  # what was on its way has come
-        found = []
-        for event in self._events:
-            method, params = event.get("method", ""), event.get("params", {})
-            if method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
-                found.append(json.dumps(params)[:500])
-            if method == "Network.requestWillBeSent":
-                url = params["request"]["url"]
-                if not url.startswith("data:") and params.get("type") != "Document":
-                    found.append(f"asked for {url}")
-        return found
+        return list(self._troubles)
 
     def picture(self, path: Path) -> None:
         """A PNG of the whole page."""
-        shot = self.ask("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(shot["data"]))
+        self.do(lambda page: page.screenshot(path=path, full_page=True) and None)
 
     def close(self) -> None:
         """End the browser."""
-        self._session = ""
-        self.ask("Browser.close")
-        self._process.wait(timeout=30)
-        self._answers.close()
-        os.close(self._to)
 
-    def _next(self) -> dict[str, Any]:
-        buffer = bytearray()
-        while (byte := self._answers.read(1)) != b"\0":
-            assert byte, "Chromium has ended"
-            buffer += byte
-        found: dict[str, Any] = json.loads(buffer)
-        return found
+        def end() -> None:
+            self._browser.close()
+            self._playwright.stop()
+
+        self._thread.submit(end).result()
+        self._thread.shutdown()
+
+    def _asked(self, request: Any) -> None:
+        beside = request.frame.page.url.partition("#")[0].rpartition("/")[0] + "/"
+        allowed = request.is_navigation_request() or request.url.startswith(("data:", beside))
+        if not allowed:
+            self._troubles.append(f"asked for {request.url}")
 
 
 @pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+def chromium() -> Iterator[Chromium]:
     """A browser for all tests that look at pages."""
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    try:
+        import playwright  # noqa: F401
+    except ImportError:
+        program = None
     if program is None:
+        why = "Chromium or the package playwright is not installed (make chromium)"
         if os.environ.get("SAECTL_NEEDS_CHROMIUM"):
-            pytest.fail("Chromium is not installed, and SAECTL_NEEDS_CHROMIUM is set")
-        pytest.skip("Chromium is not installed (make chromium)")
-    browser = Chromium(program, tmp_path_factory.mktemp("chromium"))
+            pytest.fail(f"{why}, and SAECTL_NEEDS_CHROMIUM is set")
+        pytest.skip(why)
+    browser = Chromium(program)
     yield browser
     browser.close()

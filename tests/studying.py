@@ -43,8 +43,8 @@ CPU = torch.device("cpu")
 class Studied:
     """A sweep of one site, trained, in a workspace of its own."""
 
-    def __init__(self, root: Path, *sets: str) -> None:
-        (root / "studied.yaml").write_text(SPEC, encoding="utf-8")
+    def __init__(self, root: Path, *sets: str, spec: str = SPEC) -> None:
+        (root / "studied.yaml").write_text(spec, encoding="utf-8")
         self.root, self.workspace = root, Workspace(root / "store")
         pins = Pins(self.workspace.root, online=False)
         self.graph: Graph = build(pins.apply(load(root / "studied.yaml", sets)))

@@ -11,6 +11,7 @@ import typer
 from sae_cli import __version__
 from sae_cli.cli import (
     bench,
+    browse,
     compare,
     gc,
     importing,
@@ -63,6 +64,7 @@ app.command(rich_help_panel=LOOK)(bench.bench)
 app.command(rich_help_panel=LOOK)(results.results)
 app.command(rich_help_panel=LOOK)(compare.compare)
 app.command(rich_help_panel=LOOK)(report.report)
+app.command(rich_help_panel=INSIDE)(browse.browse)
 app.command(rich_help_panel=INSIDE)(inspect.inspect)
 app.command(rich_help_panel=INSIDE)(monitor.monitor)
 app.command("ls", rich_help_panel=KEEP)(look.ls)

@@ -13,7 +13,7 @@ from sae_cli.errors import OK, USAGE
 VERBS = (
     "run", "cache", "train", "eval", "release", "validate", "plan", "status", "ls", "show", "gc",
     "schema", "verify", "bench", "results", "compare", "report", "import", "inspect",
-    "monitor", "steer",
+    "monitor", "steer", "browse",
 )  # fmt: skip
 
 

@@ -71,9 +71,14 @@ class Windows:
 def hashed(seed: int, numbers: Ints, latents: Ints) -> Hashes:
     """uint64 `[numbers, latents]`, as good as random (the finalizer of SplitMix64, Steele et al.
     2014, Fast Splittable Pseudorandom Number Generators, twice)."""
+    return paired(seed, numbers[:, None], latents)
+
+
+def paired(seed: int, numbers: Ints, latents: Ints) -> Hashes:
+    """The same for arrays of any shapes that broadcast: of each number with its latent."""
     with np.errstate(over="ignore"):
         one = _mixed(numbers.astype(np.uint64) * np.uint64(2) + np.uint64(1) + _mixed(_one(seed)))
-        return np.minimum(_mixed(one[:, None] ^ _mixed(latents.astype(np.uint64))), NONE - _ONE)
+        return np.minimum(_mixed(one ^ _mixed(latents.astype(np.uint64))), NONE - _ONE)
 
 
 _ONE = np.uint64(1)

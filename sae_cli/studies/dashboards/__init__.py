@@ -1,0 +1,1 @@
+"""What every feature of an SAE does, gathered in one pass: examples, histograms, weights."""
