@@ -123,7 +123,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         file = "-".join(item.path.relative_to(here).with_suffix("").parts)
-        suite = "suite" in getattr(item, "fixturenames", ())
+        suite = "suite" in getattr(item, "fixturenames", ()) and file.startswith("cluster")
         item.add_marker(pytest.mark.xdist_group("suite" if suite else file))
 
 

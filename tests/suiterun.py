@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from realcommand import Disk, Saectl
 
-SUITE = "sweeps/tiny_suite.yaml"
+SUITE = Path(__file__).parent / "cluster" / "suite.yaml"
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def test_two_drivers_of_a_suite_share_it_and_a_killed_job_is_begun_again(
     same(there, suite)
     done = [
         line.split()[1]
-        for log in saectl.store.glob("runs/tiny_suite/jobs/*.txt")
+        for log in saectl.store.glob("runs/suite/jobs/*.txt")
         for line in log.read_text().splitlines()
         if line.startswith("done ")
     ]
