@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -113,6 +114,8 @@ def words() -> Any:
 
 
 def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's background job has it so
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # and its children would too
     settings.register_profile("seeded", derandomize=True, deadline=None)
     settings.load_profile("seeded")
 
