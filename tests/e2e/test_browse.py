@@ -189,4 +189,4 @@ def test_it_serves_what_fires_and_a_steered_text(
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(urllib.request.Request(url, headers={"Host": "evil.example"}))
     process.send_signal(signal.SIGINT)
-    assert process.wait() == 130 and "Traceback" not in process.stdout.read()
+    assert process.wait(timeout=60) == 130 and "Traceback" not in process.stdout.read()
