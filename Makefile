@@ -24,7 +24,7 @@ demo: setup  ## text -> activations -> SAEs -> metrics -> release, on the embedd
 	$(BIN)/saectl run sweeps/tiny.yaml
 
 test: setup  ## the whole test suite, a part on each core
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 e2e: setup  ## only the tests that run the real command
 	$(BIN)/python -m pytest tests/e2e

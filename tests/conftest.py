@@ -120,16 +120,6 @@ def pytest_configure() -> None:
     settings.load_profile("seeded")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side, a file's tests share a process, and so do all that need the suite's run."""
-    here = Path(__file__).parent
-    for item in items:
-        file = "-".join(item.path.relative_to(here).with_suffix("").parts)
-        suite = "suite" in getattr(item, "fixturenames", ()) and file.startswith("cluster")
-        item.add_marker(pytest.mark.xdist_group("suite" if suite else file))
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write the golden files anew instead"
