@@ -71,15 +71,7 @@ def browse(
             help="Watch them on this .jsonl (field `text`) or .txt instead of their training text.",
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="PATH",
-            show_default=False,
-            help="The folder of the model, where a record can't say it.",
-        ),
-    ] = None,
+    model: o.ModelFolder = None,
     serve: Annotated[
         bool, typer.Option("--serve", help="Then serve it on 127.0.0.1, with the model to ask.")
     ] = False,

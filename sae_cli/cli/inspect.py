@@ -30,15 +30,6 @@ Sae = Annotated[
         help="The name or key of an SAE of the workspace, or the folder of one.",
     ),
 ]
-ModelFolder = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="PATH",
-        show_default=False,
-        help="The folder that holds the SAE's model, where its record can't say.",
-    ),
-]
 
 NO_LIMIT = (
     "tokens of extreme norm were left out in training; from what norm on is not known here, so "
@@ -86,7 +77,7 @@ def inspect(
         ),
     ] = None,
     store: o.Store = o.DEFAULT_STORE,
-    model: ModelFolder = None,
+    model: o.ModelFolder = None,
     json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from sae_cli.cli import options as o
-from sae_cli.cli.inspect import NO_LIMIT, ModelFolder, opened
+from sae_cli.cli.inspect import NO_LIMIT, opened
 from sae_cli.cli.named import named_sae
 from sae_cli.errors import FAILED, OK, UsageError
 from sae_cli.store.layout import Workspace
@@ -57,7 +57,7 @@ def monitor(
         ),
     ] = None,
     store: o.Store = o.DEFAULT_STORE,
-    model: ModelFolder = None,
+    model: o.ModelFolder = None,
     yes: o.Yes = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,

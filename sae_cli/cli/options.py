@@ -44,6 +44,15 @@ Model = Annotated[
         "Without SPEC: the sweep that ships for it.",
     ),
 ]
+ModelFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="PATH",
+        show_default=False,
+        help="The folder that holds the SAE's model, where its record can't say.",
+    ),
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option(

@@ -1,6 +1,5 @@
 "use strict";
 // The page reads well without this: it sorts the table and shows what a mark says, on touch too.
-const tip = document.getElementById("tip");
 for (const title of document.querySelectorAll(".mark > title")) {
   title.parentNode.dataset.tip = title.textContent;
   title.remove();
@@ -9,19 +8,6 @@ for (const cell of document.querySelectorAll("td[title], .null")) {
   cell.dataset.tip = cell.title;
   cell.removeAttribute("title");
 }
-function show(event) {
-  const about = event.target.closest && event.target.closest("[data-tip]");
-  tip.hidden = !about;
-  if (!about) return;
-  tip.textContent = about.dataset.tip;
-  const at = about.getBoundingClientRect(), own = tip.getBoundingClientRect();
-  const middle = at.left + at.width / 2 - own.width / 2;
-  tip.style.left = Math.max(8, Math.min(middle, innerWidth - own.width - 8)) + "px";
-  tip.style.top = (at.top > own.height + 12 ? at.top - own.height - 6 : at.bottom + 6) + "px";
-}
-for (const kind of ["pointerover", "click", "focusin"]) document.addEventListener(kind, show);
-document.addEventListener("scroll", () => { tip.hidden = true; }, { capture: true, passive: true });
-
 const body = document.querySelector("#table tbody");
 const heads = [...document.querySelectorAll("#table thead th")];
 const valueOf = (row, i) => {

@@ -80,7 +80,7 @@ def page(graph: Graph, found: Sequence[Scored], parts: Sequence[Section]) -> str
         light=Markup(variables(LIGHT)),
         dark=Markup(variables(DARK)),
         charts_css=Markup(stylesheet()),
-        script=Markup((here / "page.js").read_text(encoding="utf-8")),
+        script=Markup("".join((here / n).read_text("utf-8") for n in ("page.js", "tip.js"))),
         version=__version__,
     )  # fmt: skip
 

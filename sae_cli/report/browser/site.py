@@ -144,13 +144,15 @@ def page() -> str:
 
     Raises StoreError where the package lacks its files.
     """
-    here = package_files("sae_cli.report.browser") / "assets"
+    own = package_files("sae_cli.report")
+    here = own / "browser" / "assets"
     try:
-        parts = {name: (here / f"{name}.js").read_text("utf-8") for name in SCRIPTS}
+        files = [*(here / f"{name}.js" for name in SCRIPTS), own / "tip.js"]
+        parts = [file.read_text("utf-8") for file in files]
         css, html = (here / "page.css").read_text("utf-8"), (here / "page.html").read_text("utf-8")
     except OSError as error:
         raise StoreError(f"this saectl was installed without its pages: {error}") from error
-    code = '"use strict";\n' + "\n".join(parts.values())
+    code = '"use strict";\n' + "\n".join(parts)
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     filled: Mapping[str, str] = {
         "policy": f"default-src 'none'; script-src 'sha256-{digest}' 'self' file:; "
