@@ -3,8 +3,8 @@
 It speaks the hub's own protocol (repositories, preupload, LFS batches and uploads, commits, trees,
 files) and keeps everything in a folder, so that a server which is started again on the same folder
 and port holds what it held. `python hubserver.py PORT FOLDER [FUSE]` is that process: with a fuse
-of N it dies (no answer, nothing flushed) when the N+1st large file arrives. Every request is a line
-of `requests.jsonl`: method, path, status.
+of N it dies (no answer, nothing flushed) when the N+1st large file arrives and the N before it were
+answered. Every request is a line of `requests.jsonl`: method, path, status.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class State:
 
     def __init__(self, folder: Path, fuse: int | None) -> None:
         self.folder, self.fuse, self.lock = folder, fuse, threading.Lock()
+        self.answered, self.under_way = threading.Condition(self.lock), 0
         (folder / "data").mkdir(parents=True, exist_ok=True)
 
     def repo(self, name: str) -> dict[str, Any] | None:
@@ -161,15 +162,20 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         data, oid = self.body(), self.path.rpartition("/")[2]
         with self.state.lock:
+            if self.state.fuse == 0:
+                self.state.answered.wait_for(lambda: self.state.under_way == 0)
+                os._exit(9)
             if self.state.fuse is not None:
-                if self.state.fuse == 0:
-                    os._exit(9)
                 self.state.fuse -= 1
-        if hashlib.sha256(data).hexdigest() != oid:
+            self.state.under_way += 1
+        if hashlib.sha256(data).hexdigest() == oid:
+            self.state.put(oid, data)
+            self.answer(200, {})
+        else:
             self.answer(400, {})
-            return
-        self.state.put(oid, data)
-        self.answer(200, {})
+        with self.state.lock:
+            self.state.under_way -= 1
+            self.state.answered.notify_all()
 
     def do_POST(self) -> None:
         data, path = self.body(), self.path.partition("?")[0]

@@ -7,6 +7,7 @@ within a folder being atomic and on `fsync` meaning it: local file systems and N
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -15,6 +16,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +157,24 @@ def write_all(handle: int, view: memoryview) -> None:
     """Write all of `view` to an open file: the system may take less at a time."""
     while view:
         view = view[os.write(handle, view) :]
+
+
+def begin_sync(handle: int, first: int, size: int) -> None:
+    """Have the disk begin with `size` bytes of an open file, from byte `first` on, so that a later
+    `fsync` finds them done. It promises nothing, and where the system can't (macOS), does nothing.
+    """
+    ask = _sync_file_range()
+    if ask is not None:
+        ask(handle, first, size, _WRITE)
+
+
+_WRITE = 2
+"""SYNC_FILE_RANGE_WRITE of sync_file_range(2)."""
+
+
+@cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    found = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if found is not None:
+        found.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return found

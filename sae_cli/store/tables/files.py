@@ -21,6 +21,7 @@ from sae_cli.errors import StoreError
 from sae_cli.store.atomic import (
     PIECE,
     Buffer,
+    begin_sync,
     explained,
     lock_now,
     sync_folder,
@@ -31,6 +32,8 @@ from sae_cli.store.tables.commits import CommitLog, Entry, Log, read_commits
 
 Bytes = NDArray[np.uint8]
 LOG = ".jsonl"
+AHEAD = 2**23
+"""Bytes of a file that wait, at most, before the disk begins with them; the sync waits for less."""
 
 
 class Upload(Protocol):
@@ -213,6 +216,8 @@ class _LocalUpload:
         with explained(path):
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
             self._handle: int | None = os.open(self._temp, flags, 0o666)
+        self._written = self._begun = 0
+        """Bytes; of the latter the disk was told already."""
 
     def write(self, data: Buffer) -> None:
         assert self._handle is not None
@@ -224,6 +229,10 @@ class _LocalUpload:
         except StoreError:
             self.abort()  # half a file would keep a full disk full
             raise
+        self._written += len(view)
+        if self._written - self._begun >= AHEAD:
+            begin_sync(self._handle, self._begun, self._written - self._begun)
+            self._begun = self._written
 
     def finish(self) -> None:
         assert self._handle is not None
