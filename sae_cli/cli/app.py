@@ -27,7 +27,7 @@ from sae_cli.cli import (
     verify,
 )
 from sae_cli.errors import FAILED, INTERRUPTED, OK, USAGE, Interrupted, SaectlError
-from sae_cli.run.world import together
+from sae_cli.run.world import leave, together
 from sae_cli.spec.work import Kind
 
 app = typer.Typer(
@@ -91,7 +91,7 @@ def _common(
 
 def main() -> None:
     """Entry point: run the command line and exit with a code of `sae_cli.errors`."""
-    sys.exit(together(lambda: _run(sys.argv[1:])))
+    leave(together(lambda: _run(sys.argv[1:])))
 
 
 def _run(arguments: list[str]) -> int:

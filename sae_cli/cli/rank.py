@@ -10,12 +10,14 @@ from __future__ import annotations
 import sys
 
 from sae_cli.cli.app import _run
-from sae_cli.run.world import together
+from sae_cli.errors import OK
+from sae_cli.run.world import leave, together
 
 
 def main() -> None:
     """Run the command line as one of several processes."""
     together(lambda: _run(sys.argv[1:]))
+    leave(OK)
 
 
 if __name__ == "__main__":

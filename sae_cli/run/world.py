@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from sae_cli.errors import UsageError
 from sae_cli.plan.graph import Stage
@@ -36,6 +38,18 @@ def together(command: Callable[[], int]) -> int:
     with stop_requests(lambda text: None) as stop:
         train = importlib.import_module("sae_cli.stages.train")
         return int(crew.follow(train.run, stop))
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with `code`. One of several ends at once: threads of torch.distributed that
+    are still there when Python takes itself apart abort it now and then (one in 25, seen with
+    torch 2.13), and a torchrun takes that for a failure.
+    """
+    if world_size() in (None, 1):
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def processes(stage: Stage) -> int:
