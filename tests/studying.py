@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -82,3 +83,8 @@ class Studied:
     def _sae(self, train: Any) -> SAE:
         held = load_sae(folder(self.workspace, train).path)
         return SAE.from_tensors(held.tensors, held.arch, held.k)
+
+
+def fresh(bench: Bench) -> Bench:
+    """The same with nothing kept of earlier studies."""
+    return replace(bench, scratch=Path(mkdtemp(dir=bench.scratch)))

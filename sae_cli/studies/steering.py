@@ -53,7 +53,7 @@ def run(spec: SteeringStudy, bench: Bench) -> dict[str, Findings]:
             found[key] = Findings(_null(TRANSCODER), {}, method)
         else:
             bench.note(f"steering {key}: {len(world.tokens)} tokens begin a refusal")
-            found[key] = _one(world, sae, dict(method))
+            found[key] = _one(world.of(key), sae, dict(method))
     return found
 
 

@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 import torch
 from judgeserver import JudgeServer, serving
+from studying import fresh
 
+from sae_cli.errors import Interrupted
 from sae_cli.lm.reinit import draw_anew
 from sae_cli.report.catalogue import CATALOGUE
 from sae_cli.spec.judge import JudgeSpec
 from sae_cli.spec.steering import Intervention, SteeringStudy
 from sae_cli.studies import steering
 from sae_cli.studies.bench import Bench, Figure, Findings
-from sae_cli.studies.steer import choice, controls
+from sae_cli.studies.steer import choice, controls, harm
 from sae_cli.studies.steer.prompts import gathered
 from sae_cli.studies.steer.shortlist import listed
+from sae_cli.studies.steer.speak import Speaker
 from sae_cli.studies.steer.world import opened
 
 QUICK = SteeringStudy(
@@ -39,7 +42,7 @@ def rows(figures: Sequence[Figure], metric: str, **where: Any) -> list[Figure]:
 
 @pytest.fixture(scope="module")
 def found(trained: Bench) -> Findings:
-    (one,) = steering.run(QUICK, trained).values()
+    (one,) = steering.run(QUICK, fresh(trained)).values()
     return one
 
 
@@ -80,7 +83,7 @@ def test_nothing_is_suppressed_and_no_harmful_reply_kept_unless_asked(
     said = {p.text for p in gathered(QUICK, builtin=True).harmful["test"]}
     assert not any(text in json.dumps(found.detail) for text in said)
     asked = QUICK.model_copy(update={"suppress": True, "keep_completions": True})
-    (other,) = steering.run(asked, trained).values()
+    (other,) = steering.run(asked, fresh(trained)).values()
     suppressed = rows(other.figures, "suppressed")
     assert {f.slice for f in suppressed} >= {"suppress,clamp", "suppress,opposite"}
     assert all(f.slice.startswith("suppress") for f in suppressed)
@@ -92,13 +95,13 @@ def test_nothing_is_suppressed_and_no_harmful_reply_kept_unless_asked(
 def test_an_sae_is_told_the_same_beside_others(found: Findings, trained: Bench) -> None:
     (key, sae), *_ = trained.saes.items()
     other = replace(sae, W_dec=sae.W_dec.flip(0), W_enc=sae.W_enc.flip(1))
-    both = steering.run(QUICK, replace(trained, saes={"other": other, key: sae}))
+    both = steering.run(QUICK, replace(fresh(trained), saes={"other": other, key: sae}))
     assert both[key] == found
 
 
 def test_no_choice_looks_at_test_prompts(found: Findings, trained: Bench) -> None:
     more = QUICK.model_copy(update={"test": 20})
-    (other,) = steering.run(more, trained).values()
+    (other,) = steering.run(more, fresh(trained)).values()
     for name in ("features", "shortlist", "tried", "validation", "strength"):
         assert other.detail[name] == found.detail[name]
 
@@ -109,7 +112,7 @@ def test_larger_sets_are_tried_only_where_no_smaller_one_is_enough(
 ) -> None:
     (sae,) = trained.saes.values()
     weak = QUICK.model_copy(update={"strengths": (0.01,), "enough": enough, "needed": 0.0})
-    world = opened(weak, trained)
+    world = opened(weak, fresh(trained))
     best, every = choice.tried(sae, listed(sae, world.site, weak), weak, world.on)
     assert {len(each.features) for each in every} == sizes
     assert best in every and best.merit == max(each.merit for each in every)
@@ -123,7 +126,7 @@ def test_a_transcoder_has_nulls_and_a_reason(trained: Bench) -> None:
 
 def test_a_model_that_never_refuses_has_nulls_and_a_reason(trained: Bench) -> None:
     phrases = QUICK.model_copy(update={"phrases": ("nobody says this",)})
-    (found,) = steering.run(phrases, trained).values()
+    (found,) = steering.run(phrases, fresh(trained)).values()
     assert {f.reason for f in found.figures if f.value is None} == {steering.NEVER}
     assert {f.value for f in found.figures if f.value is not None} == {0.0}
 
@@ -147,7 +150,7 @@ def test_the_strength_is_the_weakest_of_those_with_about_the_best_lead() -> None
 
 def test_random_sets_are_live_others_and_drawn_alike_each_time(trained: Bench) -> None:
     (sae,) = trained.saes.values()
-    some = listed(sae, opened(QUICK, trained).site, QUICK)
+    some = listed(sae, opened(QUICK, fresh(trained)).site, QUICK)
     for size in (1, 3):
         chosen = some.features[:size]
         sets = controls.random_sets(some, chosen, 20, 0)
@@ -172,9 +175,9 @@ def test_a_judge_is_asked_about_each_reply_and_paid_once(trained: Bench, tmp_pat
         by = JudgeSpec(base_url=url, model="m", max_tokens=10_000_000)
         asked = QUICK.model_copy(update={"judge": by})
         bench = replace(trained, cache=tmp_path)
-        (found,) = steering.run(asked, bench).values()
+        (found,) = steering.run(asked, fresh(bench)).values()
         count = len(server.asked)
-        (again,) = steering.run(asked, bench).values()
+        (again,) = steering.run(asked, fresh(bench)).values()
     assert len(server.asked) == count > 0 and again.figures == found.figures
     judged = {f.slice: f.value for f in rows(found.figures, "judged")}
     assert judged["baseline,harmful"] == 1.0 and judged["baseline,harmless"] == 0.0
@@ -189,5 +192,40 @@ def test_random_weights_are_no_reason_to_fail(bench: Bench) -> None:
     model = load_model(ModelSpec(builtin="tiny"), torch.device("cpu"))
     draw_anew(model, 0)
     there = replace(bench, model=model, tap=find_tap(model, bench.tap.layer, bench.tap.site))
-    (found,) = steering.run(QUICK, there).values()
+    (found,) = steering.run(QUICK, fresh(there)).values()
     assert {f.reason for f in found.figures if f.value is None} == {steering.NEVER}
+
+
+def test_one_that_is_stopped_again_and_again_ends_the_same_and_asks_nothing_twice(
+    found: Findings, trained: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"gaps": 0, "said": 0, "harm": 0}
+    monkeypatch.setattr(Speaker, "_gaps", counting(Speaker._gaps, asked, "gaps"))
+    monkeypatch.setattr(Speaker, "_said", counting(Speaker._said, asked, "said"))
+    monkeypatch.setattr(harm, "_asked", counting(harm._asked, asked, "harm"))
+    (whole,) = steering.run(QUICK, fresh(trained)).values()
+    once, stops, at = dict(asked), 0, fresh(trained)
+    assert whole == found and min(once.values()) > 0
+    asked.update(dict.fromkeys(asked, 0))
+    while True:
+        done = sum(asked.values())
+
+        def leave(where: str, done: int = done) -> None:
+            if sum(asked.values()) >= done + 7:
+                raise Interrupted(where)
+
+        try:
+            (stopped,) = steering.run(QUICK, replace(at, leave=leave)).values()
+            break
+        except Interrupted:
+            stops += 1
+    assert stops >= sum(once.values()) // 7 - 1 > 3
+    assert asked == once and stopped == found
+
+
+def counting(plain: Any, counts: dict[str, int], name: str) -> Any:
+    def counted(*given: Any, **how: Any) -> Any:
+        counts[name] += 1
+        return plain(*given, **how)
+
+    return counted

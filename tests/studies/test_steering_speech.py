@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from studying import fresh
 from torch import Tensor
 
 from sae_cli.lm.splice import forward_logits
@@ -13,6 +14,7 @@ from sae_cli.lm.tiny.grammar import prompts
 from sae_cli.lm.tiny.measure import generate
 from sae_cli.spec.steering import SteerAt
 from sae_cli.studies.bench import Bench
+from sae_cli.studies.kept import Kept
 from sae_cli.studies.steer.chat import Asked, asked, rendered
 from sae_cli.studies.steer.edits import Push, add, nothing
 from sae_cli.studies.steer.harm import harm
@@ -20,6 +22,11 @@ from sae_cli.studies.steer.reading import read
 from sae_cli.studies.steer.speak import Speaker
 
 R = torch.tensor([5, 9, 40])
+
+
+def speaking(bench: Bench) -> Speaker:
+    """One that was never asked before."""
+    return Speaker(bench, Kept(fresh(bench).scratch))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +53,7 @@ def test_a_prompt_is_what_the_template_writes_and_its_words_are_the_instruction(
 
 
 def test_unpushed_replies_are_those_of_transformers(bench: Bench, some: list[Asked]) -> None:
-    (ours,) = Speaker(bench).replies(some, [nothing()], 20)
+    (ours,) = speaking(bench).replies(some, [nothing()], 20)
     both = [p for harmful in (True, False) for p in prompts("val", harmful)[:14]]
     theirs = generate(bench.model, bench.tokenizer, both, max_new_tokens=20)
     assert [bench.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in ours] == theirs
@@ -56,7 +63,7 @@ def test_nobody_sees_who_else_is_in_the_batch(
     bench: Bench, some: list[Asked], push: Tensor
 ) -> None:
     pushes = [nothing(), add(push), add(-push), add(push, "all")]
-    speaker, alone = Speaker(bench), Speaker(replace(bench, batch_tokens=1))
+    speaker, alone = speaking(bench), speaking(replace(bench, batch_tokens=1))
     together = speaker.replies(some, pushes, 12)
     assert together == alone.replies(some, pushes, 12)
     assert together[1] == speaker.replies(some[::-1], [add(push)], 12)[0][::-1]
@@ -74,7 +81,7 @@ def test_replies_with_a_cache_are_those_of_whole_forwards(
 
     model = load_model(ModelSpec(builtin="tiny", dtype="float32"), torch.device("cpu"))
     exact = replace(bench, model=model, tap=find_tap(model, bench.tap.layer, bench.tap.site))
-    speaker = Speaker(exact)
+    speaker = speaking(exact)
     (found,) = speaker.replies(some[-3:], [add(push, at)], 8)
     for one, reply in zip(some[-3:], found, strict=True):
         ids = list(one.ids)
@@ -95,7 +102,7 @@ def test_replies_with_a_cache_are_those_of_whole_forwards(
 def test_the_gap_is_read_off_the_last_prompt_token_of_a_whole_forward(
     bench: Bench, some: list[Asked], push: Tensor
 ) -> None:
-    found = Speaker(bench).gaps(some[:2], [Push(lambda x: push.expand_as(x), "last")], R)[0]
+    found = speaking(bench).gaps(some[:2], [Push(lambda x: push.expand_as(x), "last")], R)[0]
     for one, value in zip(some[:2], found, strict=True):
 
         def edit(x: Tensor) -> Tensor:
@@ -137,7 +144,7 @@ def test_features_are_read_at_the_places_and_never_at_the_first_position(
 
 
 def test_harm_to_text_is_that_of_whole_forwards(bench: Bench, push: Tensor) -> None:
-    (found, none) = harm(bench, [add(push), nothing()], 512)
+    (found, none) = harm(bench, Kept(fresh(bench).scratch), [add(push), nothing()], 512)
     kl, rise, count = 0.0, 0.0, 0
     for seen in bench.text("heldout", 512):
 

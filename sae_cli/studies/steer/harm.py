@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from torch import Tensor
 
 from sae_cli.lm.splice import Edit, forward_logits, masked
 from sae_cli.studies import resample
-from sae_cli.studies.bench import Bench
+from sae_cli.studies.bench import Bench, Seen
 from sae_cli.studies.features import CELLS
+from sae_cli.studies.kept import LAST_ANSWER, Answer, Kept
 from sae_cli.studies.steer.edits import Push
 
 Floats = NDArray[np.float64]
@@ -38,31 +40,42 @@ class Harm:
     """How many predictions each has."""
 
 
-def harm(bench: Bench, pushes: Sequence[Push], tokens: int) -> list[Harm]:
+def harm(bench: Bench, kept: Kept, pushes: Sequence[Push], tokens: int) -> list[Harm]:
     """What each of `pushes` does to the first held-out `tokens`."""
-    sums: list[list[tuple[Tensor, Tensor]]] = [[] for _ in pushes]
+    sums: list[tuple[Floats, Floats]] = []
     documents: list[NDArray[np.int64]] = []
     for seen in bench.text("heldout", tokens):
         counted = seen.keep.clone()
         counted[:, -1] = False  # nothing follows that could be predicted
         told = counted[:, :-1].cpu()
         documents.append(seen.documents[:, :-1][told.numpy()])
-        clean = forward_logits(bench.model, seen.tokens)[:, :-1]
-        base = clean[told.to(clean.device)]
-        follows = seen.tokens[:, 1:].to(clean.device)[told.to(clean.device)][:, None]
-        for found, push in zip(sums, pushes, strict=True):
-            edit = masked(_everywhere(push), seen.keep)
-            logits = forward_logits(bench.model, seen.tokens, tap=bench.tap, edit=edit)[:, :-1]
-            found.append(_between(base, logits[told.to(logits.device)], follows))
-        bench.leave("its start: a study begins again")
+        asks = ["harm", seen.tokens.tolist(), told.tolist(), len(pushes)]
+        found = kept.get(asks, partial(_asked, bench, pushes, seen, told))
+        sums.append((found["kl"], found["ce"]))
+        bench.leave(LAST_ANSWER)
     units, count = resample.units_of(np.concatenate(documents))
     n = np.bincount(units, minlength=count).astype(np.float64)
-    out = []
-    for found in sums:
-        sums_ = [torch.cat([pair[i] for pair in found]).numpy() for i in (0, 1)]
-        summed = [np.bincount(units, each, count).astype(np.float64) for each in sums_]
-        out.append(Harm(summed[0], summed[1], n))
-    return out
+    kl, ce = (np.concatenate(each, axis=1) for each in zip(*sums, strict=True))
+
+    def summed(found: Floats) -> Floats:
+        return np.bincount(units, found, count).astype(np.float64)
+
+    return [Harm(summed(k), summed(c), n) for k, c in zip(kl, ce, strict=True)]
+
+
+def _asked(bench: Bench, pushes: Sequence[Push], seen: Seen, told: Tensor) -> Answer:
+    """`kl` and `ce`, float64 [pushes, n], of the n predictions `told` [b, C - 1]."""
+    clean = forward_logits(bench.model, seen.tokens)[:, :-1]
+    base = clean[told.to(clean.device)]
+    follows = seen.tokens[:, 1:].to(clean.device)[told.to(clean.device)][:, None]
+    kl, ce = [], []
+    for push in pushes:
+        edit = masked(_everywhere(push), seen.keep)
+        logits = forward_logits(bench.model, seen.tokens, tap=bench.tap, edit=edit)[:, :-1]
+        both = _between(base, logits[told.to(logits.device)], follows)
+        kl.append(both[0].numpy())
+        ce.append(both[1].numpy())
+    return {"kl": np.stack(kl), "ce": np.stack(ce)}
 
 
 def _between(clean: Tensor, pushed: Tensor, follows: Tensor) -> tuple[Tensor, Tensor]:

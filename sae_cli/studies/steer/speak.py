@@ -2,13 +2,15 @@
 
 Greedy. Prompts of one length share a forward, without padding, and so do several pushes of the same
 prompts: who else is in the batch is never seen. Keys and values are kept, so that an edit at the
-last prompt token is made once, when the prompt is read, and what is behind it sees it.
+last prompt token is made once, when the prompt is read, and what is behind it sees it. Answers are
+kept: a study that was killed does not ask again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +22,14 @@ from sae_cli.lm.device import input_device
 from sae_cli.lm.encode import end_of_text
 from sae_cli.lm.splice import editing
 from sae_cli.studies.bench import Bench
+from sae_cli.studies.kept import LAST_ANSWER, Answer, Kept
 from sae_cli.studies.steer.chat import Asked, by_length
 from sae_cli.studies.steer.edits import Applied, Push, nothing
 
 Floats = NDArray[np.float64]
 Ids = tuple[int, ...]
+OVER = -1
+"""In the place of a token: the reply has ended."""
 WIDER = 4
 """How many times the tokens of another batch one may have that is read a token at a time."""
 
@@ -40,12 +45,18 @@ class Batch:
     at: list[tuple[int, int]]
     """Of each row: the number of its push and of its prompt."""
 
+    @property
+    def question(self) -> Any:
+        """What it asks, but for what the pushes do: that follows from the SAE and what was answered
+        before."""
+        return [self.ids.tolist(), [count for _, count in self.pushes]]
+
 
 class Speaker:
     """The model of a bench, edited at its site."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench, self._model = bench, bench.model
+    def __init__(self, bench: Bench, kept: Kept) -> None:
+        self._bench, self._model, self.kept = bench, bench.model, kept
         self._ends = torch.tensor(sorted(_ends(bench.model, bench.tokenizer)))
 
     def gaps(self, asked: Sequence[Asked], pushes: Sequence[Push], refusing: Tensor) -> Floats:
@@ -53,11 +64,9 @@ class Speaker:
         R the tokens `refusing`."""
         out = np.zeros((len(pushes), len(asked)))
         for batch in self._batches(asked, pushes, 0):
-            with torch.inference_mode(), editing(self._model, self._bench.tap,
-                                                 Applied(batch.pushes)):  # fmt: skip
-                last = self._forward(batch.ids, use_cache=False).logits[:, -1]
-            found = gap(last, refusing).cpu().numpy()
-            for (push, prompt), value in zip(batch.at, found, strict=True):
+            asks = ["gaps", refusing.tolist(), batch.question]
+            found = self.kept.get(asks, partial(self._gaps, batch, refusing))
+            for (push, prompt), value in zip(batch.at, found["r"], strict=True):
                 out[push, prompt] = value
         return out
 
@@ -78,11 +87,20 @@ class Speaker:
         """By push and prompt: at most so many tokens, without the one that ends a reply."""
         out: list[list[Ids]] = [[()] * len(asked) for _ in pushes]
         for batch in self._batches(asked, pushes, tokens):
-            for (push, prompt), ids in zip(batch.at, self._said(batch, tokens), strict=True):
-                out[push][prompt] = ids
+            asks = ["replies", tokens, batch.question]
+            said = self.kept.get(asks, partial(self._said, batch, tokens))
+            for (push, prompt), ids in zip(batch.at, said["ids"].tolist(), strict=True):
+                out[push][prompt] = tuple(each for each in ids if each != OVER)
         return out
 
-    def _said(self, batch: Batch, tokens: int) -> list[Ids]:
+    def _gaps(self, batch: Batch, refusing: Tensor) -> Answer:
+        """`r`, float64 [b]."""
+        with torch.inference_mode(), editing(self._model, self._bench.tap, Applied(batch.pushes)):
+            last = self._forward(batch.ids, use_cache=False).logits[:, -1]
+        return {"r": gap(last, refusing).cpu().numpy()}
+
+    def _said(self, batch: Batch, tokens: int) -> Answer:
+        """`ids`, int64 [b, at most `tokens`], OVER from the token on that ends a reply."""
         said: list[Tensor] = []
         given, past = batch.ids, None
         over = torch.zeros(len(given), dtype=torch.bool)
@@ -95,8 +113,9 @@ class Speaker:
                 over |= torch.isin(given[:, 0], self._ends)
                 if over.all():
                     break
-        ends = set(self._ends.tolist())
-        return [_until(row, ends) for row in torch.cat(said, 1).tolist()]
+        ids = torch.cat(said, 1)
+        behind = torch.isin(ids, self._ends).cumsum(1) > 0
+        return {"ids": ids.masked_fill(behind, OVER).numpy()}
 
     def _forward(self, ids: Tensor, **how: Any) -> Any:
         return self._model(input_ids=ids.to(input_device(self._model)), **how)
@@ -110,7 +129,7 @@ class Speaker:
             rows = max(1, room // (length + tokens))
             for start in range(0, len(pairs), rows):
                 some = pairs[start : start + rows]
-                self._bench.leave("its start: a study begins again")
+                self._bench.leave(LAST_ANSWER)
                 counts: dict[int, int] = {}
                 for push, _ in some:
                     counts[push] = counts.get(push, 0) + 1
@@ -125,13 +144,6 @@ def gap(logits: Tensor, refusing: Tensor) -> Tensor:
     inside = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     inside[refusing.to(logits.device)] = True
     return log_p[:, inside].logsumexp(-1) - log_p[:, ~inside].logsumexp(-1)
-
-
-def _until(ids: Sequence[int], ends: set[int]) -> Ids:
-    for number, each in enumerate(ids):
-        if each in ends:
-            return tuple(ids[:number])
-    return tuple(ids)
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:

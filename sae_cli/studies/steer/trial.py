@@ -65,9 +65,8 @@ def tested(world: World, chosen: Chosen) -> Outcome:
     pushes = [push for shot in shots for push in shot.pushes]
     replies = world.said(world.harmless.asked, pushes)
     gaps = world.speaker.gaps(world.harmless.asked, pushes, world.on.refusing)
-    harms = iter(harm(
-        world.bench, [p for shot in shots if shot.text for p in shot.pushes], spec.text_tokens
-    ))  # fmt: skip
+    on_text = [push for shot in shots if shot.text for push in shot.pushes]
+    harms = iter(harm(world.bench, world.speaker.kept, on_text, spec.text_tokens))
     at = 0
     for shot in shots:
         n = len(shot.pushes)

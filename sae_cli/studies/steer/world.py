@@ -7,7 +7,7 @@ prompts. A model that refuses none of them has no R, and nothing can be told of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sae_cli.spec.steering import SteeringStudy
 from sae_cli.studies.bench import Bench
+from sae_cli.studies.kept import Kept
 from sae_cli.studies.steer.chat import Asked, asked
 from sae_cli.studies.steer.choice import Validation
 from sae_cli.studies.steer.edits import Push, nothing
@@ -61,6 +62,12 @@ class World:
         """Whether the model is the embedded one, whose refusals have a known form."""
         return self.bench.spec.builtin is not None
 
+    def of(self, key: str) -> World:
+        """The same, where what is asked is about one SAE of the bench."""
+        kept = self.speaker.kept.chapter(key, self.bench.saes[key])
+        speaker = Speaker(self.bench, kept)
+        return replace(self, speaker=speaker, on=replace(self.on, speaker=speaker))
+
     def said(self, some: Sequence[Asked], pushes: Sequence[Push]) -> list[Scored]:
         """What is said to prompts under each push, scored."""
         found = self.speaker.replies(some, pushes, self.spec.answer_tokens)
@@ -87,7 +94,7 @@ class World:
 def opened(spec: SteeringStudy, bench: Bench) -> World:
     """Everything before the first SAE. Raises DataError."""
     prompts = gathered(spec, builtin=bench.spec.builtin is not None)
-    tokenizer, speaker = bench.tokenizer, Speaker(bench)
+    tokenizer, speaker = bench.tokenizer, Speaker(bench, Kept(bench.scratch / "answers"))
     bad, good = (
         {part: asked(tokenizer, [p.text for p in kind[part]]) for part in PARTS}
         for kind in (prompts.harmful, prompts.harmless)
