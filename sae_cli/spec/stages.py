@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from pydantic_core import PydanticCustomError
 
 from sae_cli.spec.base import Count, Execution, Fraction, Frozen, Later, Shape, exactly_one
+from sae_cli.spec.text_set import Texts
 
 Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "attn_z", "mlp_in", "mlp_out"]
 FORWARD: tuple[Site, ...] = (
@@ -90,25 +91,9 @@ class ModelSpec(Frozen):
         return self
 
 
-class Source(Frozen):
+class Source(Texts):
     """One source of documents. One of `builtin`, `path`, `hf`."""
 
-    builtin: Literal["tiny"] | None = None
-    """The embedded model's own text: an endless seeded grammar."""
-    path: Annotated[str | None, Execution()] = None
-    """A .jsonl, .json, .parquet, .csv or .txt file, a folder of them, or a saved dataset."""
-    hf: str | None = None
-    """A Hugging Face dataset id, streamed."""
-    config: str | None = None
-    """Configuration (subset) of a hub dataset, for example `sample-10BT`."""
-    split: str = "train"
-    """Split of a hub dataset or of a `save_to_disk` folder."""
-    revision: str | None = None
-    """Commit of a hub dataset. Left out, the first run pins it (`pins.json` of the workspace)."""
-    digest: str | None = None
-    """sha256 over a local or built-in source's content. Filled in when the sweep is planned."""
-    text: str = "text"
-    """Column that holds a document's text."""
     messages: str | None = None
     """Column that holds chat messages (`[{role, content}, ...]`), rendered by the chat template."""
     weight: PositiveFloat = 1.0
