@@ -53,7 +53,7 @@ def run(spec: SteeringStudy, bench: Bench) -> dict[str, Findings]:
             found[key] = Findings(_null(TRANSCODER), {}, method)
         else:
             bench.note(f"steering {key}: {len(world.tokens)} tokens begin a refusal")
-            found[key] = _one(world.of(key), sae, dict(method))
+            found[key] = _one(world.of(key), sae, dict(method), f"steering {key}:")
     return found
 
 
@@ -63,8 +63,8 @@ def _elsewhere(spec: SteeringStudy) -> Any:
     return {**places, "judge": True}
 
 
-def _one(world: World, sae: SAE, method: dict[str, Any]) -> Findings:
-    spec = world.spec
+def _one(world: World, sae: SAE, method: dict[str, Any], whose: str) -> Findings:
+    spec, note = world.spec, world.bench.note
     before = [
         tell.mean(metric, side.plain.refused)
         for metric, side in zip(BEFORE, (world.harmful, world.harmless), strict=True)
@@ -74,10 +74,13 @@ def _one(world: World, sae: SAE, method: dict[str, Any]) -> Findings:
     some = listed(sae, world.site, spec)
     if not some.features:
         return Findings([*before, *_null(NONE)], {}, method)
+    note(f"{whose} trying {len(some.features)} features on validation prompts")
     best, every = choice.tried(sae, some, spec, world.on)
     direction = choice.direction(sae, some, best.features)
     strength, curve = choice.strength_of(spec, _rates(world, sae, some, best.features))
     chosen = Chosen(sae, some, best.features, direction, strength, world.site.norm)
+    names = "feature " + " and ".join(map(str, best.features))
+    note(f"{whose} {names} at strength {strength:.3g} on test prompts, beside controls")
     outcome = tested(world, chosen)
     detail = {
         "features": [

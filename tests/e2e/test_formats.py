@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import doors
 import peers
 import pytest
 import torch
@@ -18,38 +19,15 @@ from sae_cli.sae.base import SAE
 from sae_cli.store.acts.array import ActivationReader
 from sae_cli.store.weights import load_sae
 
-SWEEP = """\
-name: doors
-model: tiny
-data: {tokens: 16_384, heldout_tokens: 4096, context: 64}
-cache: {batch_tokens: 2048, chunk_bytes: 524_288}
-train: {width: 64, num_tokens: 20_480, batch_size: 512, shuffle_tokens: 4096}
-eval: {batch_tokens: 1024}
-release:
-  formats: [saelens, sparsify, dictionary_learning, qwen-scope, gemma-scope, circuit-tracer]
-matrix:
-  include:
-    - {layer: 1, site: resid_post, arch: topk, k: 8}
-    - {layer: 1, site: resid_post, arch: jumprelu, l0: 8}
-    - {layer: 1, site: resid_post, arch: relu_l1, l1: 5}
-    - {layer: 1, site: mlp_in, arch: topk, k: 8, out_site: mlp_out}
-    - {layer: 0, site: mlp_in, arch: jumprelu, l0: 8, out_site: mlp_out, skip: true}
-    - {layer: 1, site: mlp_in, arch: jumprelu, l0: 8, out_site: mlp_out, skip: true}
-"""
-WRITTEN = {
-    "sparsify": 2,
-    "dictionary_learning": 3,
-    "qwen-scope": 1,
-    "gemma-scope": 2,
-    "circuit-tracer": 2,
-}
+WRITTEN = {name: count for name, count in doors.WRITTEN.items() if name != "saelens"}
+"""SAELens' layout is that of the release itself."""
 
 
 @pytest.fixture(scope="module")
 def store(command: Callable[[Path], Saectl], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which the sweep ran. Don't change it."""
     folder = tmp_path_factory.mktemp("doors")
-    (folder / "doors.yaml").write_text(SWEEP)
+    (folder / "doors.yaml").write_text(doors.SWEEP)
     command(folder / "store")("run", folder / "doors.yaml")
     return folder / "store"
 
