@@ -38,9 +38,12 @@ class Wish:
     neuronpedia: Path | None
 
     def fingerprint(self) -> str:
-        """Of all that decides what the site shows, studies of a workspace aside."""
+        """Of all that decides what the site shows."""
         said = [__version__, self.tokens, None if self.text is None else digest(self.text)]
-        saes = [[each.name, str(each.folder.resolve()), dict(each.own)] for each in self.saes]
+        saes = [
+            [each.name, str(each.folder.resolve()), dict(each.own), _notes(each, self.workspace)]
+            for each in self.saes
+        ]
         plain = json.dumps([said, saes], sort_keys=True, default=str)
         return hashlib.sha256(plain.encode()).hexdigest()
 
@@ -183,16 +186,23 @@ def _texts() -> Any:
 
 def _watched(sae: Named, reader: Any, wish: Wish, say: Callable[[str], None]) -> Any:
     from sae_cli.studies.dashboards.build import Watched
-    from sae_cli.studies.dashboards.records import found
     from sae_cli.studies.live import Live
 
-    try:
-        notes, lacking = found(sae.folder, sae.own.get("keys", {}).get("train"), wish.workspace)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        say(f"{sae.name}: its studies can't be read, and are left out: {error!r}")
-        notes, lacking = {}, {"studies": "their records can't be read"}
+    notes, lacking, wrong = _notes(sae, wish.workspace)
+    if wrong:
+        say(f"{sae.name}: its studies can't be read, and are left out: {wrong}")
     live = Live(reader, sae.folder, sae.own, sae.limit)
     return Watched(sae.name, live, facts_of(sae, live.cfg), notes, lacking)
+
+
+def _notes(sae: Named, workspace: Workspace) -> tuple[dict[int, Any], dict[str, str], str]:
+    """What studies say of its features, why something is lacking, and what is wrong with them."""
+    from sae_cli.studies.dashboards.records import found
+
+    try:
+        return *found(sae.folder, sae.own.get("keys", {}).get("train"), workspace), ""
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return {}, {"studies": "their records can't be read"}, repr(error)
 
 
 def facts_of(sae: Named, cfg: Mapping[str, Any]) -> dict[str, Any]:

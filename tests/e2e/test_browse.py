@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 from realcommand import Disk, Saectl
 
+from sae_cli.cli.browsing import Wish
+from sae_cli.cli.named import named_saes
 from sae_cli.report.browser.pack import read
+from sae_cli.store.layout import Workspace
 
 SAME_TEXT = (
     "data.tokens=16_384", "data.heldout_tokens=4096", "data.context=64",
@@ -137,6 +140,27 @@ def test_text_that_is_nowhere_is_an_error_that_says_what_to_do(
     assert not (tmp_path / "site").exists()
     missing = saectl("browse", tmp_path / "copied", "--text", tmp_path / "no.txt", code=2)
     assert "no .jsonl or .txt file" in missing.stderr
+
+
+def test_a_site_is_another_one_once_a_study_says_more(finished: Disk, tmp_path: Path) -> None:
+    """What is served without being made anew shows what there is to know."""
+    (stage,) = finished.stages("release")
+    release = shutil.copytree(stage / "small", tmp_path / "copied")
+    (studies, *_) = [cfg.with_name("studies.json") for cfg in release.glob("*/cfg.json")]
+
+    def made_of() -> str:
+        saes = named_saes(str(release), Workspace(tmp_path / "store"))
+        return Wish(saes, tmp_path, 1000, None, Workspace(tmp_path / "store"), None).fingerprint()
+
+    def say(f1: float) -> None:
+        best = {"label": "plural", "f1": {"feature": 3, "heldout": f1}}
+        studies.write_text(json.dumps({"truth": {"detail": {"latents": [best]}}}))
+
+    seen = [made_of(), made_of()]
+    for f1 in (0.5, 0.6, 0.5):
+        say(f1)
+        seen.append(made_of())
+    assert seen[0] == seen[1] and seen[2] == seen[4] and len(set(seen)) == 3
 
 
 def test_a_folder_that_is_no_site_is_not_replaced(
