@@ -13,7 +13,7 @@ from sae_cli.plan.pin import builtin_digest
 from sae_cli.spec.base import identity
 from sae_cli.spec.stages import MaskSpec, ModelSpec
 from sae_cli.store.weights import config, save_sae
-from sae_cli.studies.live import Live, Reader
+from sae_cli.studies.watch.live import Live, Reader
 
 D = 64
 """The embedded model's width."""

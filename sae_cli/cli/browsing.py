@@ -65,7 +65,7 @@ def build(wish: Wish, progress: Lines | Bars) -> Built:
     taken, and what reading models, SAEs and text raises."""
     from sae_cli.studies.dashboards import build as pass_over
     from sae_cli.studies.dashboards.collect import Sizes
-    from sae_cli.studies.live import Reader
+    from sae_cli.studies.watch.live import Reader
 
     groups = [some for same in by_model(wish.saes) for some in _by_text(same, wish)]
     for some in groups:
@@ -186,7 +186,7 @@ def _texts() -> Any:
 
 def _watched(sae: Named, reader: Any, wish: Wish, say: Callable[[str], None]) -> Any:
     from sae_cli.studies.dashboards.build import Watched
-    from sae_cli.studies.live import Live
+    from sae_cli.studies.watch.live import Live
 
     notes, lacking, wrong = _notes(sae, wish.workspace)
     if wrong:

@@ -25,7 +25,7 @@ from sae_cli.spec.rules import (
 from sae_cli.store.atomic import sha256_of, write_bytes
 
 if TYPE_CHECKING:
-    from sae_cli.studies.monitor import Monitor
+    from sae_cli.studies.watch.monitor import Monitor
 
 
 def target_of(rules: Rules, path: Path, negatives: Path, out: Path | None, replace: bool) -> Path:
@@ -111,7 +111,7 @@ def _scores(monitor: Monitor, negatives: Path) -> tuple[list[list[float | None]]
 
 
 def _rule(rule: Rule, rules: Rules, scores: Sequence[float]) -> Rule:
-    from sae_cli.studies.thresholds import exact_interval, threshold
+    from sae_cli.studies.watch.thresholds import exact_interval, threshold
 
     if rule.target_fpr is None:
         return rule

@@ -19,8 +19,8 @@ from sae_cli.store.layout import Workspace
 
 if TYPE_CHECKING:  # its models take long to build
     from sae_cli.cli.watched import InspectOutput, NextLine
-    from sae_cli.studies.live import Live, Reader
-    from sae_cli.studies.watching import NextToken, Watched
+    from sae_cli.studies.watch.by_token import NextToken, Watched
+    from sae_cli.studies.watch.live import Live, Reader
 
 Sae = Annotated[
     str,
@@ -85,7 +85,7 @@ def inspect(
     given = _text(text, file)
     named = named_sae(sae, Workspace(store), model)
 
-    from sae_cli.studies.watching import watch
+    from sae_cli.studies.watch.by_token import watch
 
     live = opened(named)
     if chat:
@@ -101,7 +101,7 @@ def inspect(
 
 def opened(named: Named, reader: Reader | None = None) -> Live:
     """The SAE, and its model (unless there is one already), loaded."""
-    from sae_cli.studies.live import Live, Reader
+    from sae_cli.studies.watch.live import Live, Reader
 
     return Live(reader or Reader(named.model), named.folder, named.own, named.limit)
 

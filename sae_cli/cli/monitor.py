@@ -80,7 +80,7 @@ def monitor(
         out = target_of(read, rules, calibrate, out, yes)
     source = None if calibrate is not None else _open(texts)
     named = named_sae(read.sae, Workspace(store), model)
-    from sae_cli.studies.monitor import Monitor
+    from sae_cli.studies.watch.monitor import Monitor
 
     live = opened(named)
     identity = sae_identity(named, live), model_identity(named, live.reader)

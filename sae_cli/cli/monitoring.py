@@ -24,8 +24,8 @@ from sae_cli.cli.watched import (
 from sae_cli.errors import DataError
 
 if TYPE_CHECKING:  # torch stays away until a stream is watched
-    from sae_cli.studies.monitor import Monitor, Score, Scored
-    from sae_cli.studies.verdicts import Estimate
+    from sae_cli.studies.watch.monitor import Monitor, Score, Scored
+    from sae_cli.studies.watch.verdicts import Estimate
 
 Label = bool | dict[str, bool] | None
 
@@ -34,7 +34,7 @@ class Watch:
     """The rules of a file, at work on one stream."""
 
     def __init__(self, monitor: Monitor, file: Path, sae: str) -> None:
-        from sae_cli.studies.verdicts import Tally
+        from sae_cli.studies.watch.verdicts import Tally
 
         self._monitor, self._file, self._sae = monitor, file, sae
         self._names = [rule.name for rule in monitor.rules.rules]

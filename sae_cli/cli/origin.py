@@ -15,7 +15,7 @@ from sae_cli.spec.rules import Calibration, ModelIdentity, Rule, Rules, SaeIdent
 from sae_cli.store.atomic import sha256_of
 
 if TYPE_CHECKING:  # torch stays away until a verb needs it
-    from sae_cli.studies.live import Live, Reader
+    from sae_cli.studies.watch.live import Live, Reader
 
 
 def sae_identity(named: Named, live: Live) -> SaeIdentity:

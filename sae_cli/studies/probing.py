@@ -33,14 +33,13 @@ from sae_cli.errors import DataError
 from sae_cli.sae import controls
 from sae_cli.spec.studies import ProbingStudy, ProbingTask
 from sae_cli.store.atomic import read_json, write_json
-from sae_cli.studies import probing_fit as fit
-from sae_cli.studies import probing_scores as scores
 from sae_cli.studies import resample
 from sae_cli.studies.bench import Bench, Figure, Findings
-from sae_cli.studies.probing_pool import Lens, Pooled, pooled, read
-from sae_cli.studies.probing_scores import Bools, Floats
-from sae_cli.studies.probing_split import Parts, digest, lacking, parts
-from sae_cli.studies.probing_texts import Labelled, data_sets
+from sae_cli.studies.probe import fit, scores
+from sae_cli.studies.probe.pool import Lens, Pooled, pooled, read
+from sae_cli.studies.probe.scores import Bools, Floats
+from sae_cli.studies.probe.split import Parts, digest, lacking, parts
+from sae_cli.studies.probe.texts import Labelled, data_sets
 
 NEURONS, RANDOM, ALL, MAJORITY = "neurons", "random", "all", "majority"
 
@@ -56,7 +55,7 @@ class Outcome:
     reason: str | None = None
     """Why there is no probe at all."""
     scores: dict[str, Floats] = field(default_factory=dict)
-    """By probe, float64 [3, 1 + RESAMPLES], as `probing_scores.scores` gives them."""
+    """By probe, float64 [3, 1 + RESAMPLES], as `probe.scores.scores` gives them."""
     probes: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By probe: what it reads, and its strength."""
 

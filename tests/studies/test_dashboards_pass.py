@@ -19,7 +19,7 @@ from sae_cli.store.dashboards import NONE, Dashboard, Examples, Ranked
 from sae_cli.studies.dashboards.build import BATCH_TOKENS, Watched, counted, dashboards
 from sae_cli.studies.dashboards.collect import Sizes
 from sae_cli.studies.dashboards.texts import Text, stored_text
-from sae_cli.studies.live import Live, Reader
+from sae_cli.studies.watch.live import Live, Reader
 
 SMALL = ("data.tokens=12_000", "data.heldout_tokens=8192", "data.context=120", "train.width=64",
          "train.num_tokens=4096", "train.batch_size=512", "train.shuffle_tokens=1024")  # fmt: skip

@@ -15,7 +15,7 @@ from sae_cli.lm.splice import editing, forward_logits
 from sae_cli.plan.place import folder
 from sae_cli.store.atomic import read_json
 from sae_cli.studies.dashboards.trying import Trials
-from sae_cli.studies.live import Live, Reader
+from sae_cli.studies.watch.live import Live, Reader
 
 QUICK = ("data.tokens=8192", "data.heldout_tokens=8192", "train.width=64", "train.num_tokens=4096",
          "train.batch_size=512", "train.shuffle_tokens=1024")  # fmt: skip

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_cli.errors import DataError, ModelError, StoreError
 from sae_cli.lm import masks
-from sae_cli.studies import live as living
+from sae_cli.studies.watch import live as living
 
 END, START = 0, "<|im_start|>"
 

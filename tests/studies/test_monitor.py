@@ -11,8 +11,8 @@ from handmade import CHAT, TEXT, live, own, reader
 
 from sae_cli.errors import DataError, UsageError
 from sae_cli.spec.rules import Rules
-from sae_cli.studies import monitor as monitoring
-from sae_cli.studies.monitor import Monitor
+from sae_cli.studies.watch import monitor as monitoring
+from sae_cli.studies.watch.monitor import Monitor
 
 RULES = [
     {"name": "one", "features": [{"feature": 4}], "threshold": 0.5},

@@ -17,9 +17,9 @@ from sae_cli.spec.stages import ModelSpec
 from sae_cli.spec.studies import ProbingStudy, ProbingTask
 from sae_cli.studies import probing
 from sae_cli.studies.bench import Figure, Findings
-from sae_cli.studies.probing_scores import SCORES
-from sae_cli.studies.probing_split import parts
-from sae_cli.studies.probing_texts import Labelled
+from sae_cli.studies.probe.scores import SCORES
+from sae_cli.studies.probe.split import parts
+from sae_cli.studies.probe.texts import Labelled
 
 KEY = "aaaaaaaa"
 

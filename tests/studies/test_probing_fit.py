@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sae_cli.studies.probing_fit import ROWS, apart, fitted
+from sae_cli.studies.probe.fit import ROWS, apart, fitted
 
 STRENGTHS = (0.001, 1.0, 1000.0)
 

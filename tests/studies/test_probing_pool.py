@@ -10,7 +10,7 @@ import torch
 from probes import D_SAE, bench, planted, sentences
 
 from sae_cli.spec.stages import MaskSpec
-from sae_cli.studies.probing_pool import Lens, batches, pool_tokens, pooled, read
+from sae_cli.studies.probe.pool import Lens, batches, pool_tokens, pooled, read
 
 TEXTS = [text for text, _ in sentences(60)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sae_cli.studies.probing_scores import SCORES, Bools, Floats, draws, scores
+from sae_cli.studies.probe.scores import SCORES, Bools, Floats, draws, scores
 from sae_cli.studies.resample import RESAMPLES, ends
 
 

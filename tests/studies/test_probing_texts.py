@@ -15,7 +15,7 @@ from probes import jsonl
 
 from sae_cli.errors import DataError
 from sae_cli.spec.studies import ProbingTask
-from sae_cli.studies.probing_texts import Labelled, data_sets
+from sae_cli.studies.probe.texts import Labelled, data_sets
 
 PAIRS = [("so good", 1), ("so, bad", 0), ('"fine"\nindeed', 1)]
 

@@ -10,8 +10,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from sae_cli.errors import DataError
-from sae_cli.studies.thresholds import exact_interval, threshold
-from sae_cli.studies.verdicts import Tally
+from sae_cli.studies.watch.thresholds import exact_interval, threshold
+from sae_cli.studies.watch.verdicts import Tally
 
 ONE_SIDED = "some resamples have one label alone"
 

@@ -27,7 +27,7 @@ from sae_cli.store.dashboards import Corpus, Dashboard
 from sae_cli.studies.dashboards.collect import EDGES, Collector, Sizes
 from sae_cli.studies.dashboards.lens import lens, neighbours
 from sae_cli.studies.dashboards.texts import Text
-from sae_cli.studies.live import Live
+from sae_cli.studies.watch.live import Live
 
 BATCH_TOKENS = 4096
 ENTRIES = 2**24

@@ -26,7 +26,7 @@ from sae_cli.lm.sites import find_tap
 from sae_cli.lm.splice import editing
 from sae_cli.spec.stages import ModelSpec
 from sae_cli.studies.dashboards.texts import words_of
-from sae_cli.studies.live import Live, Reader
+from sae_cli.studies.watch.live import Live, Reader
 
 SHOWN = 30
 """Features told of a token, the strongest."""

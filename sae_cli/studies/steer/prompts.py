@@ -22,7 +22,7 @@ from sae_cli.lm.tiny import grammar
 from sae_cli.lm.tiny.prompts import Split
 from sae_cli.spec.stages import Source
 from sae_cli.spec.steering import PromptPart, PromptSet, SteeringStudy
-from sae_cli.studies.probing_texts import plain
+from sae_cli.studies.probe.texts import plain
 
 PARTS: tuple[PromptPart, ...] = ("test", "validation", "selection")
 """In the order in which they are filled."""

@@ -18,7 +18,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from sae_cli.studies.probing_scores import Bools, Floats
+from sae_cli.studies.probe.scores import Bools, Floats
 
 ROWS = 256
 """Texts read at once where all features of them are."""

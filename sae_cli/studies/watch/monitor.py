@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sae_cli.errors import DataError, UsageError
 from sae_cli.spec.rules import Rule, Rules
-from sae_cli.studies.live import Live
+from sae_cli.studies.watch.live import Live
 
 TOLD = 32
 """Tokens that fired which are named, the strongest; of more, the count."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sae_cli.spec.studies import ProbingStudy
-from sae_cli.studies.probing_pool import Ids
-from sae_cli.studies.probing_scores import Bools
-from sae_cli.studies.probing_texts import Labelled
+from sae_cli.studies.probe.pool import Ids
+from sae_cli.studies.probe.scores import Bools
+from sae_cli.studies.probe.texts import Labelled
 
 FEWEST_TRAIN, FEWEST_TEST = 10, 5
 """Texts of either label, below which nothing is fitted, or nothing said."""

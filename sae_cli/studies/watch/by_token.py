@@ -16,8 +16,8 @@ from sae_cli.errors import DataError, UsageError
 from sae_cli.lm import masks
 from sae_cli.lm.restart import Forwards
 from sae_cli.spec.problems import closest
-from sae_cli.studies.contributions import Contributions, contributions
-from sae_cli.studies.live import Live
+from sae_cli.studies.watch.contributions import Contributions, contributions
+from sae_cli.studies.watch.live import Live
 
 REASONS = {masks.SPECIAL: "special", masks.FIRST: "first", masks.OUTLIER: "outlier"}
 """Why a token does not count."""

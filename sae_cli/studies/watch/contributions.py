@@ -28,7 +28,7 @@ from torch import Tensor
 from sae_cli.lm.device import input_device
 from sae_cli.lm.restart import Forwards
 from sae_cli.lm.splice import editing
-from sae_cli.studies.live import Live, Reading
+from sae_cli.studies.watch.live import Live, Reading
 
 CANDIDATES = 64
 """Features of the position whose contribution is made, at most."""

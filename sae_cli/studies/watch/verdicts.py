@@ -18,7 +18,7 @@ import numpy as np
 
 from sae_cli.studies import resample
 from sae_cli.studies.scores import auroc_of
-from sae_cli.studies.thresholds import exact_interval
+from sae_cli.studies.watch.thresholds import exact_interval
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The parts of sparse probing: data sets, splits, pooled activations, probes, scores."""
