@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sae_cli.errors import DataError, UsageError
 from sae_cli.lm.restart import Forwards
-from sae_cli.studies import contributions as how
+from sae_cli.studies.watch import contributions as how
 from sae_cli.studies.watch.by_token import watch
 from sae_cli.studies.watch.live import Live
 
