@@ -162,9 +162,9 @@ def test_online_what_the_server_has_is_not_sent_again(
 
 
 DYING = """
-    import os, signal, sys
+    import os, signal, sys, time
     from pathlib import Path
-    from test_train_track import task_of
+    from test_train_track import joined, task_of
     from training import Bench
     from sae_cli.stages.track import tracker
 
@@ -172,13 +172,15 @@ DYING = """
     with tracker(task) as watch:
         for step in range(1, int(sys.argv[2]) + 1):
             watch.log({"fvu": 1 / step}, step)
+        while step == 500 and not joined(task):
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @pytest.mark.parametrize("steps", [5, 500])
 def test_attempts_join_to_one_curve_when_the_first_was_killed(steps: int, tmp_path: Path) -> None:
-    """It dies right after it logged: of few steps nothing has reached the disk, of many a part."""
+    """It dies after it logged: of few steps nothing has reached the disk, of many a part."""
     place = bench(tmp_path)
     task = task_of(place, "one", "0f0f0f0f")
     folders = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]

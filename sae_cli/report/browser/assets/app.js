@@ -96,7 +96,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "/") { event.preventDefault(); if (main.dataset.view === "feature" && innerWidth < 1000) location.hash = link(current.sae); current.list.search.focus(); current.list.search.select(); }
   if ((event.key === "j" || event.key === "k") && main.dataset.view === "feature") {
     const f = current.list.beside(event.key === "j" ? 1 : -1);
-    if (f !== null) location.hash = link(current.sae, f);
+    if (f !== null) { current.list.show(f); location.hash = link(current.sae, f); } // the next key may come before the hash does
   }
 });
 addEventListener("hashchange", route);
