@@ -112,3 +112,18 @@ def test_rows_of_one_batch_have_pushes_of_their_own(sae: SAE, x: Tensor) -> None
     together = Applied([(one, 1), (two, 3)])(x)
     assert torch.equal(together[:1], Applied([(one, 1)])(x[:1]))
     assert torch.equal(together[1:], Applied([(two, 3)])(x[1:]))
+
+
+def test_what_is_told_of_a_push_tells_it_from_every_other(sae: SAE) -> None:
+    def pushes() -> list[Push]:
+        v, to = torch.arange(D).float(), torch.tensor([2.0, 0.5])
+        nearly = torch.nextafter(v, torch.tensor(9.0))
+        return [
+            nothing(), add(v), add(nearly), clamp(sae, [1, 4], to), clamp(sae, [4, 1], to),
+            clamp(sae, [1, 4], to.flip(0)), scale(sae, [1, 4], to), ablate(sae, [1, 4]),
+            rebuild(sae), when(add(v), sae, 3, 0.5), when(add(v), sae, 3, 0.25),
+            when(add(v), sae, 2, 0.5), when(rebuild(sae), sae, 3, 0.5),
+        ]  # fmt: skip
+
+    told = [push.told for push in pushes()]
+    assert all(told) and len({*told}) == len(told) and told == [push.told for push in pushes()]

@@ -166,3 +166,20 @@ def test_harm_to_text_is_that_of_whole_forwards(bench: Bench, push: Tensor) -> N
     assert found.kl.sum() == pytest.approx(kl, rel=1e-3)
     assert found.ce.sum() == pytest.approx(rise, rel=1e-3)
     assert none.kl.sum() == none.ce.sum() == 0
+
+
+def test_an_answer_to_one_push_is_never_given_to_another(
+    bench: Bench, some: list[Asked], push: Tensor
+) -> None:
+    """Not to one who asks with the same prompts at the same place, as after a shortlist that came
+    out in another order."""
+    folder = fresh(bench).scratch
+
+    def asked_with(v: Tensor) -> None:
+        speaker = Speaker(bench, Kept(folder))
+        found = speaker.gaps(some[:4], [add(v)], R), speaker.replies(some[:4], [add(v)], 4)
+        assert (found[0] == speaking(bench).gaps(some[:4], [add(v)], R)).all()
+        assert found[1] == speaking(bench).replies(some[:4], [add(v)], 4)
+
+    for v in (push, -push, push):
+        asked_with(v)

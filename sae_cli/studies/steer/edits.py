@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from blake3 import blake3
 from torch import Tensor
 
 from sae_cli.sae.base import SAE
@@ -33,26 +34,30 @@ class Push:
     at: SteerAt = "last"
     gate: Callable[[Tensor], Tensor] | None = None
     """bool [n] of x [n, d] at the last token of n prompts: those that are changed. None: all."""
+    told: str = ""
+    """What tells it from other pushes by one SAE: a checksum of all its numbers."""
 
 
 def nothing() -> Push:
     """No change at all."""
-    return Push(torch.zeros_like)
+    return Push(torch.zeros_like, told="nothing")
 
 
 def add(v: Tensor, at: SteerAt = "last") -> Push:
     """`v`, float32 [d]."""
-    return Push(lambda x: v.to(x.device).expand_as(x), at)
+    return Push(lambda x: v.to(x.device).expand_as(x), at, told=_told("add", v))
 
 
 def clamp(sae: SAE, which: Sequence[int], to: Tensor, at: SteerAt = "last") -> Push:
     """The latents `which` at the values `to`, float32 [len(which)]."""
-    return _moved(sae, which, lambda f: to.to(f.device) - f, at)
+    told = _told("clamp", *which, to)
+    return Push(_moved(sae, which, lambda f: to.to(f.device) - f), at, told=told)
 
 
 def scale(sae: SAE, which: Sequence[int], by: Tensor, at: SteerAt = "last") -> Push:
     """The latents `which` times `by`, float32 [len(which)]."""
-    return _moved(sae, which, lambda f: f * (by.to(f.device) - 1), at)
+    told = _told("scale", *which, by)
+    return Push(_moved(sae, which, lambda f: f * (by.to(f.device) - 1)), at, told=told)
 
 
 def ablate(sae: SAE, which: Sequence[int], at: SteerAt = "last") -> Push:
@@ -60,7 +65,7 @@ def ablate(sae: SAE, which: Sequence[int], at: SteerAt = "last") -> Push:
     return scale(sae, which, torch.zeros(len(which)), at)
 
 
-def _moved(sae: SAE, which: Sequence[int], by: Callable[[Tensor], Tensor], at: SteerAt) -> Push:
+def _moved(sae: SAE, which: Sequence[int], by: Callable[[Tensor], Tensor]) -> Change:
     """Latents f, float32 [n, len(which)], changed by `by(f)`."""
     these = list(which)
     rows = sae.W_dec[these].float()
@@ -68,7 +73,7 @@ def _moved(sae: SAE, which: Sequence[int], by: Callable[[Tensor], Tensor], at: S
     def change(x: Tensor) -> Tensor:
         return (by(_encoded(sae, x)[:, these]) @ rows).to(x.device)
 
-    return Push(change, at)
+    return change
 
 
 def _encoded(sae: SAE, x: Tensor) -> Tensor:
@@ -82,14 +87,24 @@ def rebuild(sae: SAE, at: SteerAt = "last") -> Push:
     def change(x: Tensor) -> Tensor:
         return sae.decode(sae.encode(x.to(sae.W_enc.device))).float().to(x.device) - x
 
-    return Push(change, at)
+    return Push(change, at, told="rebuild")
 
 
 def when(push: Push, sae: SAE, detector: int, above: float) -> Push:
     """`push`, for prompts at whose last token the latent `detector` is above a value."""
     return Push(
-        push.change, push.at, lambda x: (_encoded(sae, x)[:, detector] > above).to(x.device)
-    )
+        push.change, push.at, lambda x: (_encoded(sae, x)[:, detector] > above).to(x.device),
+        _told("when", push.told, detector, above),
+    )  # fmt: skip
+
+
+def _told(*parts: str | int | float | Tensor) -> str:
+    """A checksum of what a push is made of."""
+    rolled = blake3()
+    for part in parts:
+        plain = part.detach().cpu().double().tolist() if isinstance(part, Tensor) else part
+        rolled.update(f"{plain!r} ".encode())
+    return rolled.hexdigest()
 
 
 class Applied:

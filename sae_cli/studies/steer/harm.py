@@ -49,7 +49,7 @@ def harm(bench: Bench, kept: Kept, pushes: Sequence[Push], tokens: int) -> list[
         counted[:, -1] = False  # nothing follows that could be predicted
         told = counted[:, :-1].cpu()
         documents.append(seen.documents[:, :-1][told.numpy()])
-        asks = ["harm", seen.tokens.tolist(), told.tolist(), len(pushes)]
+        asks = ["harm", seen.tokens.tolist(), told.tolist(), [push.told for push in pushes]]
         found = kept.get(asks, partial(_asked, bench, pushes, seen, told))
         sums.append((found["kl"], found["ce"]))
         bench.leave(LAST_ANSWER)

@@ -47,9 +47,8 @@ class Batch:
 
     @property
     def question(self) -> Any:
-        """What it asks, but for what the pushes do: that follows from the SAE and what was answered
-        before."""
-        return [self.ids.tolist(), [count for _, count in self.pushes]]
+        """What it asks, of one SAE."""
+        return [self.ids.tolist(), [[push.told, push.at, count] for push, count in self.pushes]]
 
 
 class Speaker:
